@@ -1,0 +1,1 @@
+"""The pytest plugin: pytest-testinfra reads Windows disk images, with modules that know Windows."""

@@ -1,0 +1,1 @@
+"""The only I/O: one module for each tool of this machine."""

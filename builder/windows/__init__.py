@@ -1,0 +1,1 @@
+"""What we know about Windows: pure tables and encoders, no I/O."""
