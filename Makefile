@@ -47,14 +47,13 @@ libvirt: | packages
 
 ifeq ($(SOURCE),)
 image: setup libvirt $(SAMPLE)/.done ## build a golden image: of SOURCE= with VIRTIO_WIN=, or of the embedded sample
-	@$(WINFOUNDRY) build $(FLAGS) -var source=$(SAMPLE)/disk.qcow2 -var virtio_win=$(SAMPLE)/drivers.iso \
-	  $(if $(OUTPUT),-var output_directory=$(OUTPUT)) pipelines/sample.pkr.hcl
+	@$(WINFOUNDRY) build $(FLAGS) $(if $(OUTPUT),-var output_directory=$(OUTPUT)) pipelines/sample.pkr.hcl
 else
 image: setup libvirt
 	@$(WINFOUNDRY) build $(FLAGS) --name $(NAME) --source $(SOURCE) --virtio-win $(VIRTIO_WIN) $(if $(OUTPUT),--output $(OUTPUT))
 endif
 
-$(SAMPLE)/.done: builder/sample/*.py builder/sample/* | setup
+$(SAMPLE)/.done: $(wildcard builder/sample/*.*) | setup
 	@$(WINFOUNDRY) sample $(SAMPLE)
 	@touch $@
 

@@ -10,7 +10,7 @@ import builder
 from builder import show
 from builder.config import BuildSpec
 from builder.model import Applied, BootReport, CheckReport, Domain, DriverPackage
-from builder.windows import signatures
+from builder.windows import drivers
 
 SCHEMA = 1
 """Of manifest.json; grows when a name in it changes its meaning or goes away."""
@@ -75,7 +75,7 @@ def _driver(package: DriverPackage, build: Build) -> dict[str, object]:
     guest = build.applied.plan.guest
     return {
         **show.package_json(package),
-        "verdict": str(signatures.verdict(package.signature, guest.release, guest.arch)),
+        "verdict": str(drivers.verdict(package, guest.release)),
     }
 
 

@@ -114,10 +114,6 @@ class Guest:
     boot_buses: frozenset[Bus]
     free_bytes: int
 
-    @property
-    def secure_boot_possible(self) -> bool:
-        return self.firmware is Firmware.UEFI
-
 
 # ---------------------------------------------------------------- the driver disc
 

@@ -55,8 +55,8 @@ def build(spec: BuildSpec, ui: Ui, *, keep_workspace: bool = False) -> Path:
     with source.open_source(spec, keep_workspace=keep_workspace) as opened:
         ui.say(f"Building from {opened.path}")
         ui.message(f"SHA-256 {opened.sha256}")
-        digest = _disc_digest(disc, spec)
-        with open_media(disc, sha256=digest) as media:
+        _require_disc(disc, spec.virtio_win_checksum)
+        with open_media(disc) as media:
             inputs = publish.inputs(spec, opened, media)
             if not spec.force and publish.published_already(spec.output_directory, inputs):
                 ui.say(f"{spec.output_directory} was published from the same inputs: nothing to do")
@@ -78,13 +78,13 @@ def build(spec: BuildSpec, ui: Ui, *, keep_workspace: bool = False) -> Path:
         )
 
 
-def _disc_digest(disc: Path, spec: BuildSpec) -> str:
-    """SHA-256 of an ISO, compared with the one demanded; "" for a folder, which has none to compare."""
-    if disc.is_file():
-        return source.require_digest(disc, spec.virtio_win_checksum)
-    if spec.virtio_win_checksum != "none":
+def _require_disc(disc: Path, checksum: str) -> None:
+    """Compares an ISO with the checksum demanded, before anything reads it."""
+    if checksum == "none":
+        return
+    if disc.is_dir():
         raise ConfigError(f"{disc} is a folder, so virtio_win_checksum cannot be compared", fix="give the ISO")
-    return ""
+    source.require_digest(disc, checksum)
 
 
 def _inject(spec: BuildSpec, opened: Source, media: Media, ui: Ui) -> Applied:

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from builder.config import BuildSpec
 from builder.errors import ConfigError, InputRefused
 from builder.model import Certificate, DriverPackage, Edit, Guest, Plan, Provides, PutFile, Selection, SetValue
-from builder.windows import bcd, certificates, driver_database, drivers, signatures
+from builder.windows import bcd, certificates, driver_database, drivers
+from builder.windows.signatures import Verdict
 
 _BOOT_DRIVERS = {driver.name: driver.bus for driver in drivers.DRIVERS if driver.bus}
 _SPARE_BYTES = 100 << 20  # left free on C: after the build, as virt-v2v demands before one
@@ -37,7 +38,7 @@ def plan(guest: Guest, selection: Selection, spec: BuildSpec) -> Plan:
 
 
 def _needs_test_mode(package: DriverPackage, guest: Guest) -> bool:
-    return signatures.verdict(package.signature, guest.release, guest.arch) is signatures.Verdict.TEST_MODE
+    return drivers.verdict(package, guest.release) is Verdict.TEST_MODE
 
 
 def _test_mode(needing: dict[str, DriverPackage], spec: BuildSpec) -> bool:

@@ -9,13 +9,13 @@
 
 variable "source" {
   type        = string
-  default     = "build/sample/disk.qcow2"
+  default     = "build/sample/sample-bios.qcow2"
   description = "The image to start from: qcow2, no backing file. It is never written."
 }
 
 variable "virtio_win" {
   type        = string
-  default     = "build/sample/drivers.iso"
+  default     = "build/sample/sample-drivers.iso"
   description = "The driver disc: an ISO in the layout of virtio-win, or a folder with its files."
 }
 

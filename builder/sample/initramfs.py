@@ -10,7 +10,7 @@ import gzip
 import hashlib
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -119,13 +119,12 @@ def _programs() -> Iterator[tuple[str, _Entry]]:
         if name == "busybox":
             applets = run([path, "--list"], timeout=10).stdout.decode().split()
             yield from ((f"bin/{applet}", _Entry(0o120777, b"busybox")) for applet in applets if applet != "busybox")
-        else:
-            yield from _libraries(path)
+        yield from _libraries(path)
 
 
 def _libraries(program: str) -> Iterator[tuple[str, _Entry]]:
-    """What ldd names, at the same paths; and beside libc, the two converters hivex uses."""
-    listed = run(["ldd", program], timeout=10).stdout.decode()
+    """What ldd names, which is nothing for a static program; and beside libc, the two converters hivex uses."""
+    listed = run(["ldd", program], timeout=10, check=False).stdout.decode()
     for found in re.findall(r"(/\S+) \(0x", listed):
         path = Path(found)
         yield from _placed(path)
@@ -152,17 +151,26 @@ def _modules(version: str) -> Iterator[tuple[str, _Entry]]:
     if absent:
         raise _missing(f"module {absent[0]} of the kernel {version}", "linux-image-amd64")
     chosen = [paths[name] for name in _MODULES if name in paths]
-    needed = sorted({*chosen, *(needed for path in chosen for needed in dependencies[path].split())})
-    files = {Path(path).name: (home / path).read_bytes() for path in needed}  # flat: modprobe finds them by modules.dep
-    depends = (
-        f"{Path(path).name}: {' '.join(Path(one).name for one in dependencies[path].split())}\n" for path in needed
-    )
+    needed = {path: dependencies[path].split() for path in sorted({*chosen, *_needed(chosen, dependencies)})}
+    # All in one folder: modprobe finds them by modules.dep.
+    files = {Path(path).name: (home / path).read_bytes() for path in needed}
+    files["modules.dep"] = "".join(_dependency_line(path, needed[path]) for path in needed).encode()
     names = {_module_name(path) for path in needed}
-    aliases = (line for line in (home / "modules.alias").read_text().splitlines() if line.rpartition(" ")[2] in names)
-    files |= {"modules.dep": "".join(depends).encode(), "modules.alias": "\n".join([*aliases, ""]).encode()}
+    aliases = (home / "modules.alias").read_text().splitlines(keepends=True)
+    files["modules.alias"] = "".join(line for line in aliases if line.split()[-1] in names).encode()
     folder = f"usr/lib/modules/{version}"
     yield from ((at, _Entry(0o40755)) for at in ("usr/lib/modules", folder))
     yield from ((f"{folder}/{name}", _Entry(0o100644, content)) for name, content in files.items())
+
+
+def _needed(paths: Iterable[str], dependencies: Mapping[str, str]) -> Iterator[str]:
+    """depmod lists the dependencies of dependencies too."""
+    for path in paths:
+        yield from dependencies[path].split()
+
+
+def _dependency_line(path: str, needed: Iterable[str]) -> str:
+    return f"{Path(path).name}: {' '.join(Path(one).name for one in needed)}\n"
 
 
 def _module_name(path: str) -> str:

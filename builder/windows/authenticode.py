@@ -35,6 +35,7 @@ class Signed:
 
     chain      the signer's certificate first, then each issuer that came with it
     anchor     common name of the root of Microsoft's programme the chain leads to, "" when it leads to none
+    rooted     the last of the chain names itself as its issuer
     crossed    the chain came with a cross-certificate from Microsoft Code Verification Root
     usages     extended key usages of the signer, as OIDs
     content    what was signed, as asn1crypto parsed it
@@ -42,6 +43,7 @@ class Signed:
 
     chain: tuple[Certificate, ...]
     anchor: str
+    rooted: bool
     crossed: bool
     usages: frozenset[str]
     content: Any
@@ -58,7 +60,9 @@ def verify(pkcs7: bytes, extra: Iterable[bytes] = ()) -> Signed:
     Raises Unsound.
     """
     try:
-        return _verify(pkcs7, tuple(extra))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # old roots with negative serial numbers
+            return _verify(pkcs7, tuple(extra))
     except Unsound:
         raise
     except Exception as error:  # asn1crypto and cryptography raise many kinds for hostile bytes
@@ -87,6 +91,7 @@ def _verify(pkcs7: bytes, extra: tuple[bytes, ...]) -> Signed:
     return Signed(
         chain=tuple(Certificate(_der(one), _name(one.subject)) for one in chain),
         anchor=anchor,
+        rooted=bool(chain[-1].issuer == chain[-1].subject),
         crossed=any(_name(one.issuer) == "Microsoft Code Verification Root" for one in certificates),
         usages=_usages(leaf),
         content=content.parsed if hasattr(content, "parsed") else content,
@@ -143,9 +148,7 @@ def _signed_with(key: Any, signature: bytes, data: bytes, algorithm: str) -> boo
 def _load(der: bytes) -> Any:
     from cryptography import x509
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # old roots with negative serial numbers
-        return x509.load_der_x509_certificate(der)
+    return x509.load_der_x509_certificate(der)
 
 
 def _der(certificate: Any) -> bytes:

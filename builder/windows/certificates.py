@@ -12,7 +12,6 @@ import struct
 
 from builder.model import Certificate, Hive, SetValue, Signature, Signer
 from builder.windows.registry import binary
-from builder.windows.signatures import self_signed
 
 _SHA1_HASH, _CERTIFICATE = 3, 32
 _STORES = ("Microsoft", "SystemCertificates")
@@ -33,8 +32,7 @@ def trust(signature: Signature) -> tuple[SetValue, ...]:
     """
     if signature.signer is not Signer.TEST_SIGNED or signature.leaf is None or signature.root is None:
         return ()
-    root = [_stored("ROOT", signature.root)] if self_signed(signature.root) else []
-    return (*root, _stored("TrustedPublisher", signature.leaf))
+    return (_stored("ROOT", signature.root), _stored("TrustedPublisher", signature.leaf))
 
 
 def _stored(store: str, certificate: Certificate) -> SetValue:

@@ -168,6 +168,9 @@ def _stored_files(package: DriverPackage, guest: Guest, oem: str) -> Iterator[Pu
 
 # ---------------------------------------------------------------- DriverDatabase
 
+Row = tuple[Key, str, RegValue]
+"""A value below DriverDatabase: where, name, value."""
+
 
 def _database(package: DriverPackage, guest: Guest, oem: str) -> Iterator[Edit]:
     hive = Hive.SYSTEM
@@ -184,9 +187,6 @@ def _database(package: DriverPackage, guest: Guest, oem: str) -> Iterator[Edit]:
         if name in _SINCE_WINDOWS_10 and guest.release.nt < (10, 0):
             continue
         yield SetValue(hive, ("DriverDatabase", *key), name, value, f"{package.name} is published as {oem}")
-
-
-Row = tuple[Key, str, RegValue]
 
 
 def _starts_at_boot(package: DriverPackage, device: DeviceInstall) -> bool:

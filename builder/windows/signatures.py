@@ -14,7 +14,7 @@ from enum import StrEnum
 from hashlib import sha1, sha256
 from typing import Any
 
-from builder.model import Certificate, Signature, Signer
+from builder.model import Signature, Signer
 from builder.windows.authenticode import Image, Signed, Unsound, verify
 from builder.windows.releases import Arch, Release
 
@@ -137,7 +137,7 @@ def _of_own_signature(name: str, program: Image, blob: bytes, extra: tuple[bytes
         signed = verify(blob, extra)
         digest = signed.content["message_digest"]
         same = program.digest(digest["digest_algorithm"]["algorithm"].native) == digest["digest"].native
-    except (ValueError, KeyError, TypeError) as error:
+    except Exception as error:  # asn1crypto raises many kinds for hostile bytes
         return _Finding(Signer.BROKEN, f"{name}: {error}")
     return _class(signed) if same else _Finding(Signer.BROKEN, f"{name} has been changed since it was signed")
 
@@ -151,18 +151,11 @@ def _class(signed: Signed) -> _Finding:
         )
     if signed.anchor:
         return _Finding(Signer.TEST_SIGNED, f"signed by {signed.by}, but without Microsoft's cross-certificate", signed)
-    if self_signed(signed.chain[-1]):
+    if signed.rooted:
         return _Finding(Signer.TEST_SIGNED, f"signed by {signed.by}, a signer that no Windows knows", signed)
     return _Finding(
         Signer.BROKEN, f"signed by {signed.by}, but the certificate of its issuer is not on the disc", signed
     )
-
-
-def self_signed(certificate: Certificate) -> bool:
-    """Whether the certificate names itself as its issuer."""
-    from asn1crypto import x509
-
-    return bool(x509.Certificate.load(certificate.der).self_issued)
 
 
 def _signature(finding: _Finding, listed: Signed | None) -> Signature:

@@ -1,4 +1,4 @@
-"""The sample's catalogues, verified by osslsigncode and read with signify's definitions, neither of which wrote them."""
+"""The sample's catalogues, verified by osslsigncode and read with signify's definitions: neither wrote them."""
 
 import datetime
 import hashlib
