@@ -60,7 +60,7 @@ Wish = Literal["required", "optional", "skip"]
 
 @dataclass(frozen=True, slots=True)
 class DomainSpec:
-    """What the user decides about the virtual machine; where `BuildSpec` has an option of the same name, it is that one.
+    """What the user decides about the virtual machine; an option of `BuildSpec` with the same name is the same.
 
     image            the disk the user's XML names, an absolute path
     memory           MiB
@@ -146,6 +146,11 @@ _TAG = re.compile(r"[A-Za-z0-9._-]{1,36}\Z")  # the virtio specification's limit
 _DIRECT = ("none", "directsync")
 
 
+def _io(io: str, others: Others) -> str:
+    buffered = io == "native" and others.get("disk_cache") not in _DIRECT
+    return "native needs disk_cache none or directsync" if buffered else ""
+
+
 def _virtiofs(shares: Mapping[str, str]) -> str:
     for tag, folder in shares.items():
         if not _TAG.match(tag):
@@ -171,7 +176,9 @@ def _queues(queues: int, others: Others) -> str:
 
 def _topology(threads: int, others: Others) -> str:
     cpus, sockets = others.get("cpus", threads), others.get("sockets", 1)
-    return "" if cpus % (sockets * threads) == 0 else f"{cpus} cpus are not {sockets} sockets x cores x {threads} threads"
+    return (
+        "" if cpus % (sockets * threads) == 0 else f"{cpus} cpus are not {sockets} sockets x cores x {threads} threads"
+    )
 
 
 def _nodes(nodes: int, others: Others) -> str:
@@ -181,7 +188,9 @@ def _nodes(nodes: int, others: Others) -> str:
 
 CONTRADICTIONS: Mapping[str, Callable[[Any, Others], str]] = {
     "disk_io": lambda io, others: (
-        "native needs disk_cache none or directsync" if io == "native" and others.get("disk_cache") not in _DIRECT else ""
+        "native needs disk_cache none or directsync"
+        if io == "native" and others.get("disk_cache") not in _DIRECT
+        else ""
     ),
     "net_queues": _queues,
     "cpu_model": lambda model, _: "" if _NAME.match(model) else "must be a model as libvirt names it",

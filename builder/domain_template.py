@@ -1,20 +1,21 @@
-"""The Jinja2 sandbox for domain XML: ours and users' templates, values that stay values, mistakes that are explained."""
+"""The Jinja2 sandbox for domain XML: our templates and users', values that stay values, mistakes explained."""
 
 from __future__ import annotations
 
 import re
+import traceback
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from jinja2 import DictLoader, FileSystemLoader, PrefixLoader, StrictUndefined, TemplateError, nodes
-from jinja2.exceptions import TemplateNotFound, TemplateSyntaxError
+from jinja2.exceptions import TemplateNotFound, TemplateSyntaxError, UndefinedError
 from jinja2.loaders import ChoiceLoader
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from builder import resources
-from builder.errors import ConfigError
+from builder.errors import ConfigError, WinfoundryError
 
 _NOT_XML = re.compile("[^\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """Characters XML 1.0 cannot carry, and the control characters it would carry but attributes would normalise."""
@@ -32,24 +33,43 @@ def fill(variables: Mapping[str, Any], own: Path | None = None) -> str:
     """
     values = {name: _clean(name, value) for name, value in variables.items()}
     if own is None:
-        return _environment().get_template("domain.xml.j2").render(values)
+        return _ours_filled(values)
     try:
-        return _users(own).render(values)
+        return str(_users(own).render(values))
     except TemplateSyntaxError as error:
         raise _mistake(own, f"line {error.lineno}: {error.message}") from None
     except TemplateNotFound as error:
         raise _mistake(own, f"there is no template {error.name!r} to include") from None
     except (TemplateError, ArithmeticError, LookupError, TypeError, ValueError, RecursionError) as error:
+        raise _mistake(own, f"{_where(error)}: {error}") from None
+
+
+def _ours_filled(values: Mapping[str, Any]) -> str:
+    try:
+        return _environment().get_template("domain.xml.j2").render(values)
+    except UndefinedError as error:
+        raise WinfoundryError(f"{_where(error)}: {error}", why="this is a mistake in winfoundry") from error
+
+
+def _where(error: Exception) -> str:
+    """The template and the line an error comes from; users' templates have no file as far as Jinja knows."""
+    frames = [one for one in traceback.extract_tb(error.__traceback__) if one.filename.endswith((".j2", "<template>"))]
+    return f"{frames[-1].filename.rpartition('/')[2].strip('<>')} line {frames[-1].lineno}" if frames else "template"
+
+
+def read(own: Path) -> str:
+    """The text of a user's template. Raises ConfigError."""
+    try:
+        if not own.is_file() or own.stat().st_size > _MOST_BYTES:
+            raise _mistake(own, f"it is not a file of at most {_MOST_BYTES >> 10} KiB")
+        return own.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
         raise _mistake(own, str(error)) from None
 
 
 def _users(own: Path) -> Any:
     """The user's template; its text is known to leave escaping on."""
-    try:
-        with own.open(encoding="utf-8") as file:
-            text = file.read(_MOST_BYTES)
-    except (OSError, UnicodeDecodeError) as error:
-        raise _mistake(own, str(error)) from None
+    text = read(own)
     environment = _environment().overlay(
         loader=ChoiceLoader([PrefixLoader({"own": DictLoader({"domain.xml.j2": text})}), _ours()])
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 from xml.parsers import expat
@@ -67,13 +69,36 @@ def check(xml: str | bytes) -> None:
 
 def objection(root: Element) -> str:
     """What libvirt's schema has against the domain, "" when nothing."""
-    if not SCHEMA.is_file():
-        raise EnvironmentUnable(f"{SCHEMA} is missing", fix="install libvirt's schemas: apt-get install libvirt0")
-    schema = etree.RelaxNG(etree.parse(str(SCHEMA)))
-    if schema.validate(etree.fromstring(etree.tostring(root))):
+    schema = _schema()
+    copy = etree.fromstring(etree.tostring(root))
+    if schema.validate(copy):
         return ""
     last = schema.error_log[-1]
-    return f"line {last.line}: {last.type_name.removeprefix('RELAXNG_ERR_').lower()} at {last.path or '/domain'}"
+    what = last.type_name.removeprefix("RELAXNG_ERR_").lower()
+    return _culprit(copy, schema) or f"line {last.line}: {what} at {last.path or '/domain'}"
+
+
+@cache
+def _schema() -> Element:
+    if not SCHEMA.is_file():
+        raise EnvironmentUnable(f"{SCHEMA} is missing", fix="install libvirt's schemas: apt-get install libvirt0")
+    return etree.RelaxNG(etree.parse(str(SCHEMA)))
+
+
+_MOST_TRIES = 100
+
+
+def _culprit(root: Element, schema: Element) -> str:
+    """The one element without which the domain would be valid, "" when there is none; libxml2 only says where about."""
+    for suspect in root.xpath("devices/* | *[not(self::devices)]")[:_MOST_TRIES]:
+        parent = suspect.getparent()
+        place = parent.index(suspect)
+        parent.remove(suspect)
+        innocent = not schema.validate(root)
+        parent.insert(place, suspect)
+        if not innocent:
+            return f"line {suspect.sourceline}: the element {shown(etree.QName(suspect).localname)} is not as it allows"
+    return ""
 
 
 # ---------------------------------------------------------------- what needs a driver
@@ -107,7 +132,13 @@ def unprovided(root: Element, provides: Provides) -> tuple[str, ...]:
     )
 
 
-# ---------------------------------------------------------------- what is not shown
+# ---------------------------------------------------------------- what is shown, and what is not
+
+
+def shown(name: str | None) -> str:
+    """A name out of foreign XML as it can be printed: no spaces, no control characters, not long."""
+    return re.sub(r"[^\w:.-]", "?", name or "", flags=re.ASCII)[:40]
+
 
 _PRIVATE = (
     "//@passwd | //@username | //@password | //@file | //@dir | //@path | //@dev[starts-with(., '/')] | //@logFile"
@@ -120,15 +151,15 @@ _PRIVATE = (
 )
 
 
-def private(root: Element) -> tuple[str, ...]:
-    """The secrets, user names and host paths in a domain, longest first: carried, never shown."""
-    found = {str(value).strip() for value in root.xpath(_PRIVATE)}
-    return tuple(sorted(found - {""}, key=lambda text: (-len(text), text)))
+def private(root: Element) -> dict[tuple[Element, str | None], str]:
+    """The secrets, user names and host paths in a domain, each with its element and attribute (None for its text)."""
+    found = root.xpath(_PRIVATE)
+    return {(one.getparent(), one.attrname): str(one).strip() for one in found if one.is_attribute or one.is_text}
 
 
-def masked(text: str, secrets: tuple[str, ...]) -> str:
-    """The text with each of `secrets` that is more than a few letters replaced, so that a message can be shown."""
-    for number, secret in enumerate(secrets, 1):
-        if len(secret) > 3:
-            text = text.replace(secret, f"<hidden {number}>")
+def masked(text: str, root: Element) -> str:
+    """A message about the domain without what is private in it, so that it can be shown."""
+    for secret in sorted(set(private(root).values()), key=len, reverse=True):
+        if len(secret) > 3:  # a shorter one would take the message to pieces
+            text = text.replace(secret, "<hidden>")
     return text

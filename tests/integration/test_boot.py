@@ -201,22 +201,6 @@ def test_no_libvirt_is_said_with_the_way_to_start_it():
     assert not hypervisor.running("qemu+unix:///system?socket=/nonexistent")
 
 
-@pytest.mark.parametrize(
-    "xml", sorted((ROOT / "tests" / "golden" / "domain").glob("*.xml")), ids=lambda path: path.stem
-)
-def test_qemus_driver_accepts_the_golden_domains(libvirt, xml):
-    """More than the schema: the capabilities of this QEMU. Nothing is started."""
-    import libvirt as binding
-
-    connection = hypervisor.connect(libvirt)
-    if 'type="kvm"' in xml.read_text() and "<domain type='kvm'" not in connection.getCapabilities():
-        pytest.skip("this libvirt has no KVM")
-    text = xml.read_text().replace("<name>", f"<name>winfoundry-golden-{os.getpid()}-", 1)
-    domain = connection.defineXMLFlags(text, binding.VIR_DOMAIN_DEFINE_VALIDATE)
-    domain.undefineFlags(binding.VIR_DOMAIN_UNDEFINE_NVRAM)
-    connection.close()
-
-
 def test_the_probe_gives_the_same_answer_as_running_a_guest(tmp_path, monkeypatch):
     """Emulation always works: if the same probe fails under it, it is the probe that is broken."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
