@@ -96,20 +96,23 @@ class Driver:
     @cached_property
     def signature(self) -> Signature:
         """What the signatures of the staged files are worth; the image's own ROOT store may complete their chains."""
-        names = File(self._image, self.store_folder).listdir()
-        programs = {
-            name: authenticode.image(File(self._image, f"{self.store_folder}\\{name}").content)
-            for name in names
-            if name.lower().endswith(".sys")
-        }
+        folder = self.store_folder
+        programs = {name: authenticode.image(File(self._image, f"{folder}\\{name}").content) for name in self._programs}
         catalogue = (self.catalog.path, self.catalog.content) if self.catalog.exists else None
         return signatures.examine((self.inf.path, self.inf.content), catalogue, programs, all_in(self._image, "ROOT"))
+
+    @cached_property
+    def _programs(self) -> tuple[str, ...]:
+        """The names of its kernel code."""
+        names = File(self._image, self.store_folder).listdir()
+        return tuple(name for name in names if name.lower().endswith(".sys"))
 
     @property
     def needs_test_mode(self) -> bool:
         """Whether this Windows loads it only in test mode."""
         guest = self._image.guest
-        return signatures.verdict(self.signature, guest.release, guest.arch) is signatures.Verdict.TEST_MODE
+        found = signatures.verdict(self.signature, guest.release, guest.arch, kernel_code=bool(self._programs))
+        return found is signatures.Verdict.TEST_MODE
 
     @cached_property
     def _published(self) -> tuple[tuple[int, ...], str, str]:

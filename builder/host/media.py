@@ -1,4 +1,4 @@
-"""Driver discs: an ISO, read by pycdlib without mounting it, or a folder.
+"""Driver discs: an ISO, read by pycdlib without mounting it, or a folder; and driver folders added to one.
 
 A disc is hostile input. Links are never followed, sizes and counts are bounded, and only names that `MediaPath` takes
 become files. A name or a link we cannot take is refused when it lies beside an INF or looks like part of a driver;
@@ -7,17 +7,16 @@ elsewhere (documents, tools) it is left out, because a driver disc holds more th
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from builder.errors import EnvironmentUnable, InputRefused, WinfoundryError
-from builder.model import Media
+from builder.model import ADDED, Media
 from builder.windows.paths import MediaPath
 
 MAX_FILE = 64 << 20  # bytes
@@ -30,7 +29,7 @@ _MAGICS = (
     (b"<", "a web page: was the download page saved instead of the disc?"),
     (b"PK", "a ZIP archive: unpack it and give the folder"),
     (b"7z\xbc\xaf", "a 7-Zip archive: unpack it and give the folder"),
-    (b"\xed\xab\xee\xdb", "an RPM package: take the ISO out of it"),
+    (b"\xed\xab\xee\xdb", "an RPM package: install it, and give /usr/share/virtio-win"),
     (b"QFI\xfb", "a qcow2 disk image"),
     (b"MZ", "a Windows program: unpack it, or take the ISO"),
     (b"MSCF", "a cabinet file: unpack it and give the folder"),
@@ -54,20 +53,20 @@ class _Entry:
 
 @dataclass(frozen=True, slots=True)
 class _Disc:
-    """A Media whose names are checked; `_fetch` brings the bytes of the n-th file."""
+    """A Media whose names are checked; `contents` has for each file what brings its bytes."""
 
     label: str
     origin: Path
-    _files: dict[MediaPath, tuple[_Entry, Callable[[_Entry], bytes]]]
+    contents: dict[MediaPath, tuple[_Entry, Callable[[_Entry], bytes]]]
 
     def files(self) -> tuple[MediaPath, ...]:
-        return tuple(self._files)
+        return tuple(self.contents)
 
     def read(self, path: MediaPath) -> bytes:
         """Raises InputRefused for a path that is not on the disc, or when the disc ends before the file does."""
-        if path not in self._files:
+        if path not in self.contents:
             raise InputRefused(f"{path} is not on {self.label}")
-        entry, fetch = self._files[path]
+        entry, fetch = self.contents[path]
         data = fetch(entry)
         if len(data) != entry.size:
             raise InputRefused(
@@ -77,17 +76,36 @@ class _Disc:
 
 
 @contextmanager
-def open_media(path: Path, *, sha256: str = "") -> Iterator[Media]:
-    """The driver disc at `path`, an ISO or a folder. With `sha256` (hex) an ISO is compared before it is opened.
+def open_media(path: Path, added: Sequence[Path] = ()) -> Iterator[Media]:
+    """The driver disc at `path`, an ISO or a folder; those at `added` are part of it, below `driver_folders/<n>/`.
 
     Raises InputRefused for what is neither or holds what a driver disc must not; EnvironmentUnable when not readable.
     """
     with ExitStack() as stack:
-        try:
-            media = _open_folder(path) if path.is_dir() else _open_iso(path, sha256, stack)
-        except PermissionError as error:
-            raise EnvironmentUnable(f"cannot read {error.filename or path}", why=str(error.strerror)) from error
-        yield media
+        disc = _opened(path, stack)
+        if any(file.parts[0].lower() == ADDED for file in disc.files()):
+            raise InputRefused(f"{path} has a folder {ADDED}, which is where added drivers are shown")
+        yield _joined(disc, [(one, _opened(one, stack)) for one in added]) if added else disc
+
+
+def _opened(path: Path, stack: ExitStack) -> _Disc:
+    try:
+        return _open_folder(path) if path.is_dir() else _open_iso(path, stack)
+    except PermissionError as error:
+        raise EnvironmentUnable(f"cannot read {error.filename or path}", why=str(error.strerror)) from error
+
+
+def _joined(disc: _Disc, added: Sequence[tuple[Path, _Disc]]) -> _Disc:
+    """One disc; what an added folder is called stays part of its paths, as it may name a Windows or an architecture."""
+    for path, one in added:
+        if not any(file.name.lower().endswith(".inf") for file in one.files()):
+            raise InputRefused(f"there is no driver in {path}", why="it holds no INF file")
+    files = dict(disc.contents)
+    for number, (path, one) in enumerate(added, 1):
+        name = path.resolve().name
+        folder = (ADDED, str(number), *((name,) if path.is_dir() and _parsed(_Entry((name,), 0, False))[0] else ()))
+        files |= {MediaPath((*folder, *file.parts)): content for file, content in one.contents.items()}
+    return _Disc(disc.label, disc.origin, files)
 
 
 def _disc(label: str, origin: Path, entries: Iterator[_Entry], fetch: Callable[[_Entry], bytes]) -> _Disc:
@@ -140,7 +158,7 @@ def _parsed(entry: _Entry) -> tuple[MediaPath | None, str]:
 # ---------------------------------------------------------------- folders
 
 
-def _open_folder(root: Path) -> Media:
+def _open_folder(root: Path) -> _Disc:
     return _disc(root.resolve().name, root, _scan(root, ()), lambda entry: _read_regular(root, entry))
 
 
@@ -173,12 +191,8 @@ def _read_regular(root: Path, entry: _Entry) -> bytes:
 # ---------------------------------------------------------------- ISO images
 
 
-def _open_iso(path: Path, sha256: str, stack: ExitStack) -> Media:
+def _open_iso(path: Path, stack: ExitStack) -> _Disc:
     _preflight(path)
-    if sha256 and (found := _digest(path)) != sha256.lower():
-        raise InputRefused(
-            f"{path} is not the disc that was asked for", why=f"SHA-256 is {found}, not {sha256.lower()}"
-        )
     import pycdlib
 
     iso = pycdlib.PyCdlib()
@@ -223,11 +237,6 @@ def _preflight(path: Path) -> None:
         looks = next((text for magic, text in _MAGICS if start.lstrip().startswith(magic)), "")
         why = f"it looks like {looks}" if looks else "it is empty" if not size else "it has no volume descriptor"
         raise InputRefused(f"{path} is not an ISO image", why=why, fix="give the virtio-win ISO, or a folder")
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _walk(iso: Any, kind: str) -> Iterator[_Entry]:

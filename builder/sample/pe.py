@@ -6,7 +6,6 @@ Layout after the "PE Format" specification (Microsoft Learn). One read-execute s
 
 from __future__ import annotations
 
-import hashlib
 import struct
 from enum import IntEnum
 
@@ -19,7 +18,6 @@ _CODE_SECTION = 0x60000020  # CNT_CODE | MEM_EXECUTE | MEM_READ
 _DOS_HEADER = struct.pack("<2s58xI", b"MZ", 64)
 _OPTIONAL = 64 + 4 + 20  # where the optional header starts
 _CHECKSUM = _OPTIONAL + 64
-_CERTIFICATES = _OPTIONAL + 112 + 4 * 8  # entry 4 of the data directories
 
 
 class Subsystem(IntEnum):
@@ -49,15 +47,6 @@ def image(name: str, subsystem: Subsystem = Subsystem.NATIVE) -> bytes:
     )
     headers = (_DOS_HEADER + coff + standard + windows + bytes(16 * 8) + section).ljust(_HEADERS, b"\0")
     return _with_checksum(headers + raw)
-
-
-def authenticode_sha256(file: bytes) -> bytes:
-    """The hash that a catalogue lists for one of our files: without checksum, certificate entry and certificates.
-
-    "Windows Authenticode Portable Executable Signature Format", for a PE32+ file without certificates.
-    """
-    parts = file[:_CHECKSUM], file[_CHECKSUM + 4 : _CERTIFICATES], file[_CERTIFICATES + 8 :]
-    return hashlib.sha256(b"".join(parts)).digest()
 
 
 def _with_checksum(file: bytes) -> bytes:

@@ -1,24 +1,25 @@
 """Which drivers a Windows gets from a disc: the table of known ones, and the choice of a package for each.
 
-A disc in virtio-win's layout has `<driver>/<release>/<arch>/`; the flattened copies `amd64/<release>/` are used only
-where that is missing. A package is taken when its folder is named for the release (or one the FALLBACK table allows)
-and its INF is decorated for it. There is no "closest match".
+A package is taken when its folder is named for the release (or one the FALLBACK table allows) and its INF is decorated
+for it. A folder named for no Windows leaves it to the INF. There is no "closest match". What folders mean is `places`.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from builder.errors import ConfigError, InputRefused, NoDriver
-from builder.model import Bus, DriverPackage, Media, Selection
+from builder.model import Bus, DriverPackage, Guest, Media, Selection
 from builder.windows import inf_install, signatures
+from builder.windows.inf import Inf
 from builder.windows.inf_install import Target
 from builder.windows.package import Shelf, load, read_inf, shelf
 from builder.windows.paths import MediaPath
-from builder.windows.releases import RELEASES, Arch, Release
+from builder.windows.places import Place, find, is_added
+from builder.windows.releases import Arch, Release
 from builder.windows.signatures import Verdict
 
 Policy = Literal["required", "optional", "skip"]
@@ -46,7 +47,7 @@ class Driver:
 
 DRIVERS = (
     Driver("viostor", "disk bus virtio", "required", Bus.VIRTIO),
-    Driver("vioscsi", "controller model virtio-scsi", "required", Bus.SCSI, never_for=("xp", "2k3")),
+    Driver("vioscsi", "controller model virtio-scsi", "required", Bus.SCSI, never_for=("xp", "xp64", "2k3")),
     Driver("netkvm", "interface model virtio"),
     Driver("balloon", "memballoon model virtio"),
     Driver("vioser", "controller type virtio-serial"),
@@ -67,6 +68,7 @@ DRIVERS = (
 )
 
 FALLBACK: Mapping[str, tuple[str, ...]] = {
+    "xp64": ("2k3",),
     "vista": ("2k8",),
     "2k8": ("vista",),
     "w7": ("2k8R2",),
@@ -84,12 +86,6 @@ FALLBACK: Mapping[str, tuple[str, ...]] = {
 """Folders that serve another release: the same kernel sold twice, or, from Windows 10 on, an earlier release."""
 
 _SCSI_ADAPTER = "{4d36e97b-e325-11ce-bfc1-08002be10318}"
-_ARCHES = {"x86": Arch.X86, "i386": Arch.X86, "amd64": Arch.AMD64, "x64": Arch.AMD64, "arm64": Arch.ARM64}
-_RELEASE_NAMES = {row.name.lower(): row.name for row in RELEASES}
-_LEFT_ALONE = frozenset({"sriov", "debug"})  # virt-v2v leaves them too: VF protocol driver, debug builds
-
-Place = tuple[str, Arch]
-Found = Mapping[tuple[str, Place], tuple[MediaPath, ...]]
 
 
 def target(release: Release, arch: Arch, build: int) -> Target:
@@ -97,31 +93,39 @@ def target(release: Release, arch: Arch, build: int) -> Target:
     return Target(arch, release.nt, build, release.server)
 
 
-def default_policy(name: str) -> Policy:
-    """What a build does with a driver of the table without being told."""
-    return next(driver.policy for driver in DRIVERS if driver.name == name)
+def policy_of(package: DriverPackage, policy: Mapping[str, Policy]) -> Policy:
+    """What a build does about a package: what `policy` says, else required when it was added, else the table."""
+    return _wish(_known(package.name, added=is_added(package.inf.path)), policy)
+
+
+def installed(guest: Guest) -> frozenset[str]:
+    """The known drivers the guest has a package of: published ones, or folders where Windows 7 and earlier search."""
+    published = {label.lower().partition(".inf_")[0] for label in guest.published.values()}
+    searched = {part.lower().rpartition("\\")[2] for part in guest.device_path.split(";")}
+    return frozenset(driver.name for driver in DRIVERS) & (published | searched)
 
 
 def select(media: Media, release: Release, arch: Arch, build: int, policy: Mapping[str, Policy]) -> Selection:
-    """A package for every known driver that is not skipped; `policy` (driver name -> what to do) overrides the table.
+    """A package for every known or added driver that is not skipped; `policy` (name -> what to do) overrides the table.
 
     Raises NoDriver when a required one is not on the disc, InputRefused when its package cannot be used, and
-    ConfigError for a name that is not in the table. Optional ones are left out with the reason.
+    ConfigError for a name that is neither known nor added. Optional ones are left out with the reason.
     """
-    _check_names(policy)
-    disc = shelf(media)
-    found = _find(media.files())
+    disc, found = shelf(media), find(media.files())
+    drivers = _drivers(found)
+    _check_names(policy, [driver.name for driver in drivers])
     packages: list[DriverPackage] = []
     left_out: list[tuple[str, str]] = []
-    for driver in DRIVERS:
-        wish = policy.get(driver.name, "optional" if release.name in driver.never_for else driver.policy)
+    for driver in drivers:
+        wish = _wish(driver, policy, release)
         if wish == "skip":
             continue
         if driver.unless in {package.name for package in packages}:
             left_out.append((driver.name, f"{driver.unless} drives the same device"))
             continue
         try:
-            packages.append(_choose(disc, found, driver, release, target(release, arch, build)))
+            package = choose(disc, found.get(driver.name, ()), driver.name, release, target(release, arch, build))
+            packages.append(_usable(package, driver, release))
         except InputRefused as error:
             if wish == "required":
                 raise
@@ -129,15 +133,35 @@ def select(media: Media, release: Release, arch: Arch, build: int, policy: Mappi
     return Selection(tuple(packages), tuple(left_out))
 
 
+def _drivers(found: Mapping[str, tuple[Place, ...]]) -> tuple[Driver, ...]:
+    """The table, and what was added; an added driver of the table is as much asked for as any other added one."""
+    added = {name for name, places in found.items() if places[0].added}
+    names = [*(driver.name for driver in DRIVERS), *sorted(added - {driver.name for driver in DRIVERS})]
+    return tuple(_known(name, added=name in added) for name in names)
+
+
+def _known(name: str, *, added: bool) -> Driver:
+    row = next((driver for driver in DRIVERS if driver.name == name), Driver(name, ""))
+    return replace(row, policy="required", never_for=()) if added else row
+
+
+def _wish(driver: Driver, policy: Mapping[str, Policy], release: Release | None = None) -> Policy:
+    missing_is_fine = release is not None and release.name in driver.never_for
+    return policy.get(driver.name, "optional" if missing_is_fine else driver.policy)
+
+
 def verdict(package: DriverPackage, release: Release) -> Verdict:
     """What this Windows does with the package; one without kernel code needs to be trusted, never test mode."""
-    found = signatures.verdict(package.signature, release, package.arch)
     kernel_code = any(file.path.name.lower().endswith(".sys") for file in package.files)
-    return Verdict.LOADS if found is Verdict.TEST_MODE and not kernel_code else found
+    return signatures.verdict(package.signature, release, package.arch, kernel_code=kernel_code)
 
 
-def _check_names(policy: Mapping[str, Policy]) -> None:
-    known = [driver.name for driver in DRIVERS]
+def starts_windows(package: DriverPackage) -> bool:
+    """Whether Windows may have to boot with it: a disk controller's driver that the boot loader loads."""
+    return package.class_guid == _SCSI_ADAPTER and any(service.start == 0 for service in package.services)
+
+
+def _check_names(policy: Mapping[str, Policy], known: list[str]) -> None:
     for name in policy:
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)
@@ -150,50 +174,33 @@ def _check_names(policy: Mapping[str, Policy]) -> None:
 # ---------------------------------------------------------------- what the disc has
 
 
-def _find(files: tuple[MediaPath, ...]) -> Found:
-    """(INF stem, (release, arch)) -> where it is; `<release>/<arch>` wins over the flattened `<arch>/<release>`."""
-    own: dict[tuple[str, Place], tuple[MediaPath, ...]] = {}
-    flattened: dict[tuple[str, Place], tuple[MediaPath, ...]] = {}
-    for path in files:
-        folders = [part.lower() for part in path.folder]
-        if not path.name.lower().endswith(".inf") or len(folders) < 2 or _LEFT_ALONE & set(folders):
-            continue
-        for table, (system, arch) in ((own, folders[-2:]), (flattened, folders[:-3:-1])):
-            if system in _RELEASE_NAMES and arch in _ARCHES:
-                key = (path.name.lower().removesuffix(".inf"), (_RELEASE_NAMES[system], _ARCHES[arch]))
-                table[key] = (*table.get(key, ()), path)
-    return flattened | own
-
-
-def _choose(disc: Shelf, found: Found, driver: Driver, release: Release, windows: Target) -> DriverPackage:
-    for name in (release.name, *FALLBACK.get(release.name, ())):
-        for path in _only(disc, found.get((driver.name, (name, windows.arch)), ())):
-            inf = read_inf(disc, path)
-            if not inf_install.devices(inf, windows):
-                continue
-            instead = "" if name == release.name else f"the disc has none for {release.name}, {name} serves it too; "
-            because = f"{instead}folder {'/'.join(path.folder)}, INF decorated {inf_install.decoration(inf, windows)}"
-            return _usable(load(disc, path, inf, windows, because), driver, release)
+def choose(disc: Shelf, places: tuple[Place, ...], name: str, release: Release, windows: Target) -> DriverPackage:
+    """The package of one driver for a Windows, whether or not that would load it. Raises InputRefused."""
+    for folder in (release.name, *FALLBACK.get(release.name, ()), None):
+        here = [one.path for one in places if one.serves(folder, windows.arch)]
+        fitting = [(path, inf) for path in here if inf_install.devices(inf := read_inf(disc, path), windows)]
+        if fitting:
+            path, inf = _only(disc, fitting)
+            instead = f"the disc has none for {release.name}, {folder} serves it too; "
+            because = f"folder {'/'.join(path.folder)}, INF decorated {inf_install.decoration(inf, windows)}"
+            return load(disc, path, inf, windows, (instead if folder not in (release.name, None) else "") + because)
     raise NoDriver(
-        f"no {driver.name} driver for {release.title} ({windows.arch}) on {disc.media.label}",
-        why=f"the disc has {driver.name} for: {_listed(found, driver) or 'no Windows at all'}",
+        f"no {name} driver for {release.title} ({windows.arch}) on {disc.media.label}",
+        why=f"the disc has {name} for: {', '.join(sorted(set(map(str, places)))) or 'no Windows at all'}",
         fix="use a disc that has it (virtio-win), or set the driver to optional",
     )
 
 
-def _only(disc: Shelf, paths: tuple[MediaPath, ...]) -> Iterator[MediaPath]:
+def _only(disc: Shelf, fitting: list[tuple[MediaPath, Inf]]) -> tuple[MediaPath, Inf]:
     """The one package of several copies; two that differ are refused, for we would have to guess."""
-    if len({disc.media.read(path) for path in paths}) > 1:
+    if len({disc.media.read(path) for path, _ in fitting}) > 1:
         raise InputRefused(
-            f"two different packages for the same Windows on {disc.media.label}: {' and '.join(map(str, paths))}",
+            f"two different packages for the same Windows on {disc.media.label}: "
+            + " and ".join(str(path) for path, _ in fitting),
             why="which of them is meant cannot be known",
             fix="keep one of them",
         )
-    yield from paths[:1]
-
-
-def _listed(found: Found, driver: Driver) -> str:
-    return ", ".join(sorted(f"{name}/{arch}" for stem, (name, arch) in found if stem == driver.name))
+    return fitting[0]
 
 
 def _usable(package: DriverPackage, driver: Driver, release: Release) -> DriverPackage:

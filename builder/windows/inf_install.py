@@ -200,6 +200,14 @@ def _directives(inf: Inf, section: str, key: str, depth: int = 0) -> Iterator[Li
                 yield from _directives(inf, name, key, depth + 1)
 
 
+def includes(inf: Inf, target: Target) -> tuple[str, ...]:
+    """The INFs that come with Windows which this one needs there, lower-case, in the order it names them."""
+    sections = [actual_section(inf, model, target.arch) for _, model in _models(inf, target)]
+    parts = [section + part for section in sections for part in ("", ".HW", ".Services", ".CoInstallers")]
+    lines = (line for part in parts for line in inf.lines(part) if line.key.lower() == "include")
+    return tuple(dict.fromkeys(name.lower() for line in lines for name in line.values if name))
+
+
 def _added_values(inf: Inf, section: str) -> Iterator[Value]:
     for line in _directives(inf, section, "addreg"):
         for name in line.values:

@@ -100,6 +100,7 @@ def load(disc: Shelf, path: MediaPath, inf: Inf, target: Target, because: str) -
             disc.certificates,
         ),
         chosen_because=because,
+        includes=inf_install.includes(inf, target),
     )
 
 

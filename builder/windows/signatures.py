@@ -113,6 +113,9 @@ def examine(
         listing = catalog(*catalogue, extra)
     except Unsound as error:
         return _signature(_Finding(Signer.BROKEN, f"{catalogue[0]}: {error}"), None)
+    if not listing.lists(inf[1]) and not any(map(listing.lists_image, programs.values())):
+        why = _line_ends(listing, *inf) or f"{listing.name} lists no file of {inf[0]}: is it another package's?"
+        return _signature(_Finding(Signer.BROKEN, why), listing.signed)
     findings = [_of_inf(listing, *inf), *(_of_program(listing, *item, extra) for item in programs.items())]
     return _signature(max(findings, key=lambda found: _WEAKEST_LAST.index(found.signer)), listing.signed)
 
@@ -120,9 +123,16 @@ def examine(
 def _of_inf(listing: Catalog, name: str, data: bytes) -> _Finding:
     if listing.lists(data):
         return _class(listing.signed)
-    if listing.lists(re.sub(rb"\r?\n", b"\r\n", data)):
-        return _Finding(Signer.BROKEN, f"{listing.name} lists {name} with CRLF line ends only: line ends changed?")
-    return _Finding(Signer.BROKEN, f"{listing.name} does not list {name} as it is on the disc: line ends changed?")
+    changed = f"{listing.name} does not list {name} as it is on the disc: line ends changed?"
+    return _Finding(Signer.BROKEN, _line_ends(listing, name, data) or changed)
+
+
+def _line_ends(listing: Catalog, name: str, data: bytes) -> str:
+    """What to say when the INF would be listed with the line ends Windows' tools write; "" when it would not."""
+    restored = re.sub(rb"\r?\n", b"\r\n", data)
+    return (
+        f"{listing.name} lists {name} with CRLF line ends only: line ends changed?" if listing.lists(restored) else ""
+    )
 
 
 def _of_program(listing: Catalog, name: str, program: Image, extra: tuple[bytes, ...]) -> _Finding:
@@ -187,7 +197,11 @@ _POLICIES: tuple[tuple[tuple[int, int], Mapping[Signer, Verdict]], ...] = (
 """From this kernel on; the first that fits. Microsoft's published rules, not measured."""
 
 
-def verdict(signature: Signature, release: Release, arch: Arch) -> Verdict:
-    """By release, architecture and class; x86 Windows enforces no signatures on kernel code."""
+def verdict(signature: Signature, release: Release, arch: Arch, *, kernel_code: bool) -> Verdict:
+    """By release, architecture and class; x86 Windows enforces no signatures on kernel code, and test mode is for it.
+
+    A package without kernel code needs to be trusted, never test mode.
+    """
     policy = _ALL_LOAD if arch is Arch.X86 else next(table for nt, table in _POLICIES if release.nt >= nt)
-    return policy[signature.signer]
+    found = policy[signature.signer]
+    return Verdict.LOADS if found is Verdict.TEST_MODE and not kernel_code else found

@@ -1,4 +1,5 @@
 import time
+from types import SimpleNamespace
 
 import pytest
 from driver_discs import DictDisc, cut
@@ -6,13 +7,13 @@ from driver_discs import DictDisc, cut
 from builder.errors import ConfigError, InputRefused, NoDriver
 from builder.host.media import open_media
 from builder.model import Bus, Signer
-from builder.windows.drivers import DRIVERS, FALLBACK, select, verdict
+from builder.windows.drivers import DRIVERS, FALLBACK, installed, select, verdict
 from builder.windows.releases import RELEASES, Arch, by_name
 from builder.windows.signatures import Verdict
 
 SOLD = {  # which architectures each Windows was sold for
     "x86": "xp 2k3 vista 2k8 w7 w8 w8.1 w10",
-    "amd64": "2k3 vista 2k8 w7 2k8R2 w8 2k12 w8.1 2k12R2 w10 w11 2k16 2k19 2k22 2k25",
+    "amd64": "xp64 2k3 vista 2k8 w7 2k8R2 w8 2k12 w8.1 2k12R2 w10 w11 2k16 2k19 2k22 2k25",
     "ARM64": "w10 w11",
 }
 OPTIONAL = {driver.name: "optional" for driver in DRIVERS}
@@ -229,3 +230,14 @@ def test_the_table_names_each_driver_once_and_only_known_ones():
     assert len(names) == len(set(names))
     assert {driver.unless for driver in DRIVERS} <= {*names, ""}
     assert {name for driver in DRIVERS for name in driver.never_for} <= {release.name for release in RELEASES}
+
+
+@pytest.mark.parametrize(
+    ("published", "device_path", "expected"),
+    [
+        ({"oem1.inf": "netkvm.inf_amd64_01", "oem2.inf": "pvscsi.inf_amd64_02"}, "%SystemRoot%\\inf", {"netkvm"}),
+        ({}, "%SystemRoot%\\inf;%SystemRoot%\\Drivers\\VirtIO\\balloon;C:\\viostor\\x", {"balloon"}),
+    ],
+)
+def test_installed_drivers_are_those_published_or_searched(published, device_path, expected):
+    assert installed(SimpleNamespace(published=published, device_path=device_path)) == expected

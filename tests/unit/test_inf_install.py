@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from builder.errors import InputRefused
-from builder.windows import inf, inf_install
+from builder.windows import inf, inf_install, places
 from builder.windows.inf_install import Target
+from builder.windows.paths import MediaPath
 from builder.windows.registry import binary, dword, expand_sz, multi_sz, sz
 from builder.windows.releases import Arch, by_name
 
@@ -104,6 +105,13 @@ def test_a_service_with_its_settings():
         (("Parameters",), "BusType", dword(10)),
         (("Parameters", "PnpInterface"), "5", dword(1)),
     )
+
+
+def test_infs_of_windows_that_are_needed_are_told():
+    text = INF.replace("CopyFiles = Files", "Include = Machine.inf, pci.inf\nCopyFiles = Files")
+    text = text.replace("[Inst.NTamd64.Services]", "[Inst.NTamd64.Services]\nInclude = machine.inf")
+    assert inf_install.includes(parse(text), W10) == ("machine.inf", "pci.inf")
+    assert inf_install.includes(parse(), W10) == ()
 
 
 def test_copied_files_and_their_places():
@@ -222,9 +230,10 @@ def real(virtio_win):
     return found
 
 
-def test_every_inf_of_the_disc_is_for_the_windows_of_its_folder(real):
+def test_every_inf_of_the_disc_is_for_the_windows_of_its_folder(real, measured):
     assert len(real) == 298
     assert not [name for name, (_, _, devices, _, _) in real.items() if not devices]
+    measured(f"INFs of virtio-win 0.1.240 read: {len(real)}")
 
 
 def test_every_file_an_inf_copies_lies_beside_it(real):
@@ -233,7 +242,7 @@ def test_every_file_an_inf_copies_lies_beside_it(real):
         assert {copy.source.name.lower() for copy in copies} <= beside
 
 
-def test_versions_and_names_agree_with_the_disc_s_own_list(real, virtio_win):
+def test_versions_and_names_agree_with_the_disc_s_own_list(real, virtio_win, measured):
     rows = json.loads((virtio_win / "data" / "info.json").read_text())["drivers"]
     assert len(rows) == 239
     for row in rows:
@@ -242,6 +251,10 @@ def test_versions_and_names_agree_with_the_disc_s_own_list(real, virtio_win):
         month, day, year = date.split("/")
         assert (version.date, version.version) == (f"{year}-{month}-{day}", tuple(map(int, numbers.split("."))))
         assert row["name"] in [device.description for device in devices]
+        ((place,),) = places.find([MediaPath.parse(row["inf_path"])]).values()
+        named = {("xp", "amd64"): "xp64"}.get((row["windows_version"], row["arch"]), row["windows_version"])
+        assert (place.release, place.arch) == (named, row["arch"])
+    measured(f"drivers whose version, date, name and Windows agree with the disc's info.json: {len(rows)}")
 
 
 def test_disk_drivers_are_boot_start_on_their_bus(real):
