@@ -14,6 +14,9 @@ SUDO       := $(if $(filter 0,$(shell id -u)),,sudo)
 SAMPLE     := build/sample
 PACKAGES   := $(shell sed '/^\#/d' apt.txt)
 
+# What the tests compare us with, on top: Wine's setupapi and crypt32.
+test: PACKAGES += $(shell sed '/^\#/d' apt-test.txt)
+
 .DEFAULT_GOAL := help
 .PHONY: help setup packages libvirt image validate test lint format bench clean
 

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
+from builder.domain_spec import Access, DomainSpec, Trial
 from builder.errors import InputRefused
 from builder.host import accelerator, hypervisor
 from builder.host.agent import Agent, AgentError, OsInfo
@@ -26,7 +27,6 @@ from builder.host.evidence import Console, Screens
 from builder.host.hypervisor import HypervisorFailed, Seen, Sign
 from builder.host.process import run
 from builder.model import BootReport, Domain, Event
-from builder.render import Access, DomainSpec, Trial
 from builder.windows import stopcodes
 
 SLOWNESS = {"kvm": 1, "tcg": 5}

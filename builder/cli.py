@@ -19,6 +19,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import builder
+from builder import cli_drivers
+from builder.cli_bcd import bcd
+from builder.cli_domain import domain
 from builder.errors import WinfoundryError
 
 if TYPE_CHECKING:
@@ -62,6 +65,8 @@ class Console:
             click.echo(f"--> {self._name}: {folder}")
 
     def _print(self, kind: str, prefix: str, text: str, colour: str | None) -> None:
+        if _received:
+            raise _Interrupted(_received[0])
         if self._machine:
             self._row(self._name, "ui", kind, prefix + text)
         else:
@@ -107,6 +112,7 @@ def _variables(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--source-checksum", metavar="sha256:HEX")
 @click.option("--virtio-win", type=click.Path(path_type=Path), help="The virtio-win disc: ISO or folder.")
 @click.option("--virtio-win-checksum", metavar="sha256:HEX")
+@cli_drivers.ADDED
 @click.option("--output", "output_directory", type=click.Path(path_type=Path), help="Folder to publish to.")
 @click.option("--boot/--no-boot", default=None, help="Boot the result before publishing.")
 @click.option("--run-checks/--no-checks", default=None, help="Check the result before publishing.")
@@ -146,7 +152,7 @@ def _specs(
 ) -> tuple[BuildSpec, ...]:
     from builder import config
 
-    given = {name: value for name, value in flags.items() if value is not None}
+    given = {name: value for name, value in flags.items() if value not in (None, ())}
     if not pipelines:
         return (config.from_options(given),)
     return tuple(
@@ -182,14 +188,28 @@ def validate(pipelines: tuple[Path, ...], variables: tuple[str, ...], variable_f
         click.echo(f"{path}: The configuration is valid.")
 
 
+def _schema(context: click.Context, _option: click.Parameter, wanted: bool) -> None:
+    """`inspect --schema`: the JSON Schema of `inspect --json`, without an image."""
+    if wanted:
+        from builder import resources
+
+        click.echo(resources.schema("inspect").read_text(), nl=False)
+        context.exit()
+
+
+_ROOT = click.option("--root", default="", metavar="/dev/sda2", help="Which of several Windows installations.")
+
+
 @cli.command()
 @_IMAGE
+@_ROOT
 @_JSON
-def inspect(image: Path, as_json: bool) -> None:
+@click.option("--schema", is_flag=True, is_eager=True, expose_value=False, callback=lambda *given: _schema(*given))
+def inspect(image: Path, root: str, as_json: bool) -> None:
     """Tell which Windows IMAGE holds, and what it can boot from today."""
     from builder import pipeline, show
 
-    guest = pipeline.inspect(image)
+    guest = pipeline.inspect(image, root)
     click.echo(json.dumps(show.guest_json(guest), indent=2) if as_json else show.guest_text(guest))
 
 
@@ -198,15 +218,22 @@ def inspect(image: Path, as_json: bool) -> None:
 @click.option(
     "--virtio-win", type=click.Path(path_type=Path), required=True, help="The virtio-win disc: ISO or folder."
 )
+@cli_drivers.ADDED
 @click.option("--test-signing", type=click.Choice(["auto", "on", "off"]), default="auto")
+@_ROOT
+@click.option("--reg", type=click.Path(path_type=Path), help="Write the registry part to this .reg file.")
+@click.option("--reverse", "backwards", is_flag=True, help="Print what puts the registry back instead.")
 @_JSON
-def plan(image: Path, virtio_win: Path, test_signing: str, as_json: bool) -> None:
-    """Show what a build would change on IMAGE; nothing is changed."""
+def plan(image: Path, as_json: bool, reg: Path | None, backwards: bool, **flags: Any) -> None:
+    """Show what a build would change on IMAGE, as a diff; nothing is changed."""
     from builder import config, pipeline, show
 
-    spec = config.from_options({"source": image, "virtio_win": virtio_win, "test_signing": test_signing})
-    made, changes = pipeline.plan(spec, Quiet() if as_json else Console(f"winfoundry.{image.stem}"))
-    click.echo(json.dumps(show.plan_json(made, changes), indent=2) if as_json else show.plan_text(made, changes))
+    spec = config.from_options({"source": image, **flags})
+    quiet = as_json or backwards
+    made, changes = pipeline.plan(spec, Quiet() if quiet else Console(f"winfoundry.{image.stem}"))
+    if reg:
+        reg.write_bytes(show.plan_reg(changes, backwards=backwards))
+    click.echo(show.plan_as(made, changes, as_json=as_json, backwards=backwards))
 
 
 @cli.command()
@@ -287,11 +314,18 @@ def clean(folders: tuple[Path, ...]) -> None:
         click.echo(f"removed {removed}")
 
 
+cli.add_command(bcd)
+cli.add_command(domain)
+cli.add_command(cli_drivers.drivers)
+cli.add_command(cli_drivers.sign)
+
+
 @contextmanager
 def _signals() -> Iterator[None]:
     """SIGTERM and SIGHUP unwind the stack like Ctrl-C, so that everything is cleaned up (exit 143 and 129)."""
 
     def interrupt(number: int, _frame: object) -> None:
+        _received.append(number)
         for one in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
             signal.signal(one, signal.SIG_IGN)  # a second one must not cut the cleanup short
         raise _Interrupted(number)
@@ -299,6 +333,10 @@ def _signals() -> Iterator[None]:
     for one in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         signal.signal(one, interrupt)
     yield
+
+
+_received: list[int] = []
+"""Signals so far: Python drops an exception that is raised while it runs a finaliser, so the console asks again."""
 
 
 class _Interrupted(BaseException):

@@ -25,9 +25,10 @@ from pydantic import (
     model_validator,
 )
 
-from builder import pipeline_file
+from builder import domain_spec, pipeline_file
 from builder.errors import ConfigError
 from builder.pipeline_file import did_you_mean
+from builder.windows import bcd
 
 SHORTEST_BOOT, LONGEST_BOOT = 30, 7200  # seconds
 _UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
@@ -97,6 +98,7 @@ def _whole(value: object) -> object:
 
 
 Name = Annotated[str, AfterValidator(_name)]
+NameOrNone = Annotated[str, AfterValidator(lambda value: value and _name(value))]
 Text = Annotated[str, AfterValidator(_text)]
 FilePath = Annotated[Path, BeforeValidator(_path)]
 Checksum = Annotated[str, AfterValidator(_checksum)]
@@ -116,13 +118,34 @@ class BuildSpec(BaseModel):
     source_checksum: Checksum = "none"
     virtio_win: FilePath
     virtio_win_checksum: Checksum = "none"
+    driver_folders: tuple[FilePath, ...] = ()
     output_directory: FilePath = Path()  # output-<name>
     drivers: Mapping[Name, Policy] = Field(default_factory=dict)
     test_signing: Literal["auto", "on", "off"] = "auto"
     integrity_checks: Switch = True
     load_options: Text = ""
+    root: Text = ""  # which of several installations: /dev/sda2
+    all_loaders: Switch = False
+    recovery_enabled: Switch | None = None
+    boot_status_policy: Literal[("", *bcd.STATUS_POLICIES)] = ""  # type: ignore[valid-type]
+    boot_menu_timeout: Annotated[Whole, Field(ge=0, le=999)] | None = None
+    ems: Switch = False
+    guest_agent: Literal["auto", "skip"] = "auto"
+    firstboot: tuple[FilePath, ...] = ()
+    remote_desktop: Switch = False
+    never_sleep: Switch = False
+    hibernation_off: Switch = False
+    disks_online: Switch = False
+    crash_dump: Literal["", "none", "complete", "kernel", "small", "automatic"] = ""
+    auto_reboot: Switch | None = None
+    utc_clock: Switch = False
+    time_zone: Annotated[Text, Field(pattern=r"^[A-Za-z0-9 .()+-]{0,64}$")] = ""
+    hostname: Annotated[Text, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9-]{0,14})?$")] = ""
+    winrm: Switch = False
+    sysprep: Switch = False
     machine_type: Literal["q35", "pc"] = "q35"
     secure_boot: Switch = False
+    vtpm: Switch = False
     boot: Switch = True
     boot_timeout: Duration = 600.0
     disk_interface: Literal["virtio", "virtio-scsi"] = "virtio"
@@ -131,7 +154,23 @@ class BuildSpec(BaseModel):
     vm_name: Name = ""  # name
     cpus: Annotated[Whole, Field(ge=1, le=255)] = 2
     memory: Annotated[Whole, Field(ge=256, le=1 << 20)] = 2048
-    network: Name = "default"
+    sockets: Annotated[Whole, Field(ge=1, le=64)] = 1
+    threads: Annotated[Whole, Field(ge=1, le=8, validate_default=True)] = 1
+    numa_nodes: Annotated[Whole, Field(ge=1, le=64)] = 1
+    cpu_model: Text = "host-passthrough"
+    disk_cache: domain_spec.Cache = "none"
+    disk_io: domain_spec.Io = "auto"
+    disk_discard: domain_spec.Discard = "unmap"
+    disk_queues: Annotated[Whole, Field(ge=0, le=256)] = 0
+    disk_iothread: Switch = False
+    network: NameOrNone = "default"  # "" is QEMU's user network
+    net_bridge: NameOrNone = ""
+    net_device: domain_spec.NetDevice = "auto"
+    net_queues: Annotated[Whole, Field(ge=0, le=256)] = 0
+    video: domain_spec.Video = "vga"
+    devices: Mapping[Name, Policy] = Field(default_factory=dict)
+    virtiofs: Mapping[Text, Text] = Field(default_factory=dict)
+    domain_template: FilePath | None = None
     accelerator: Literal["auto", "kvm", "tcg"] = "auto"
     libvirt_uri: Text | None = None
     compress: Switch = False
@@ -151,6 +190,13 @@ class BuildSpec(BaseModel):
                 raise ValueError(f"{option} = {json.dumps(info.data[option])} excludes secure_boot = true: {why}")
         return secure_boot
 
+    @field_validator(*domain_spec.CONTRADICTIONS)
+    @classmethod
+    def _possible(cls, value: Any, info: ValidationInfo) -> Any:
+        if why := domain_spec.CONTRADICTIONS[str(info.field_name)](value, info.data):
+            raise ValueError(why)
+        return value
+
     @property
     def digest(self) -> str:
         """SHA-256 of the options that decide the published result; the digests of source and disc come on top."""
@@ -166,8 +212,8 @@ _AGAINST_SECURE_BOOT: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
 )
 
 _DECIDES_NOTHING = {
-    *("source", "source_checksum", "virtio_win", "virtio_win_checksum", "output_directory", "boot_timeout"),
-    *("accelerator", "libvirt_uri", "force"),
+    *("source", "source_checksum", "virtio_win", "virtio_win_checksum", "driver_folders"),
+    *("output_directory", "boot_timeout", "accelerator", "libvirt_uri", "force"),
 }
 
 

@@ -5,24 +5,20 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from builder import finding
 from builder.errors import InputRefused
+from builder.finding import BOOT_VOLUME, SYSTEM_VOLUME
 from builder.host.appliance import Appliance, Partition
 from builder.host.hive import Hive as OpenHive
-from builder.model import BootStore, Bus, Firmware, Guest, Hive
-from builder.windows import bcd, driver_database, releases
+from builder.model import BootStore, Bus, Guest, Hive
+from builder.windows import bcd, driver_database, releases, states
 from builder.windows.paths import GuestPath
-from builder.windows.releases import Arch
+from builder.windows.releases import Arch, Release
 
-SYSTEM_VOLUME = "/c"
-BOOT_VOLUME = "/boot"
-
-_ROOTS = ("Windows", "WINNT")
-_STORES = {"vfat": ("/EFI/Microsoft/Boot/BCD", Firmware.UEFI), "ntfs": ("/Boot/BCD", Firmware.BIOS)}
 _MACHINES = {0x014C: Arch.X86, 0x8664: Arch.AMD64, 0xAA64: Arch.ARM64}  # PE/COFF specification
 _CURRENT_VERSION = ("Microsoft", "Windows NT", "CurrentVersion")
-_BITLOCKER = (b"-FVE-FS-", b"MSWIN4.1")  # OEM id of an encrypted volume: NTFS, and BitLocker To Go
 _BOOT_SERVICES = {  # storage services of Windows and virtio-win -> the bus they let the system disk hang on
     "atapi": Bus.IDE,
     "intelide": Bus.IDE,
@@ -37,54 +33,116 @@ _OEM = re.compile(r"oem\d{1,4}\.inf")
 _FREE_NUMBERS = 40  # looked for; a driver disc needs about twenty
 
 
-def inspect(appliance: Appliance) -> Guest:
-    """Mounts the volumes at /c and /boot, reads the facts. Raises InputRefused when it is no Windows we can work on."""
-    partitions = appliance.partitions()
-    _refuse_encrypted(appliance, partitions)
-    system, root = _system_volume(appliance, partitions)
+def inspect(appliance: Appliance, root: str = "") -> Guest:
+    """Mounts the volumes at /c and /boot, reads the facts. Raises InputRefused when it is no Windows we can work on.
+
+    `root` chooses one of several installations: "/dev/sda2", or "/dev/sda2\\Windows".
+    """
+    disk = finding.disk(appliance)
+    system, folder = finding.system_volume(appliance, disk, root)
     appliance.require_clean(system)
     appliance.mount(system, SYSTEM_VOLUME)
-    config = _required(appliance, f"{SYSTEM_VOLUME}/{root}/System32/config")
-    with appliance.hive(_required(appliance, f"{config}/SOFTWARE")) as software:
-        version = {name: value for name, value in software.values(_CURRENT_VERSION).items()}
-        path = software.value(("Microsoft", "Windows", "CurrentVersion"), "DevicePath")
-    boot, firmware = _boot_store(appliance, partitions, system)
-    with appliance.hive(_required(appliance, f"{config}/SYSTEM")) as hive:
-        sets = _control_sets(hive)
-        database = hive.exists(("DriverDatabase",))
-        oem_map = hive.value(("DriverDatabase",), "OemInfMap")
-        buses = _boot_buses(hive, sets[0])
-    hives = frozenset(_hives(appliance, config))
-    taken = oem_map.data if oem_map else b""
-    packages = _packages(appliance, root, config, hives, taken) if database else _Packages({}, ())
-    build = int(_text(version, "CurrentBuildNumber") or "0")
-    kind = _text(version, "InstallationType")
-    release = releases.identify(build, server=kind.startswith("Server"))
-    if release is None:
-        raise InputRefused(
-            f"Windows build {build} ({kind or 'no InstallationType'}) is not one winfoundry knows",
-            fix="known are: " + ", ".join(row.title for row in releases.RELEASES),
-        )
+    config = _required(appliance, f"{SYSTEM_VOLUME}/{folder}/System32/config")
+    software = _software(appliance, _required(appliance, f"{config}/SOFTWARE"))
+    registry = _system(appliance, _required(appliance, f"{config}/SYSTEM"))
+    pending_xml = appliance.find(f"{SYSTEM_VOLUME}/{folder}/WinSxS/pending.xml") is not None
+    facts = replace(registry.facts, **software.pending, pending_xml=pending_xml, encrypted=disk.encrypted)
+    states.refuse(facts)
+    arch = _architecture(appliance, folder)
+    server = releases.is_server(_text(software.version, "InstallationType"), registry.product_type)
+    build = _build(_text(software.version, "CurrentBuildNumber"))
+    release = states.release_of(build, server=server, arch=arch)
+    boot = _boot_store(appliance, disk, system, release)
+    hives = frozenset(_hives(appliance, config, release))
+    database = registry.database
+    packages = _packages(appliance, folder, config, hives, registry.oem_map) if database else _Packages({}, ())
     return Guest(
         release=release,
         build=build,
-        arch=_architecture(appliance, root),
-        product=_text(version, "ProductName"),
-        edition=_text(version, "EditionID"),
-        firmware=firmware,
+        arch=arch,
+        product=_text(software.version, "ProductName"),
+        edition=_text(software.version, "EditionID"),
+        firmware=disk.firmware,
         device=system.device,
-        system_root=GuestPath((root,)),
+        system_root=GuestPath((folder,)),
         boot=boot,
-        control_sets=sets,
+        control_sets=registry.control_sets,
         driver_database=database,
         hives=hives,
         published=packages.published,
         free_oem=packages.free,
-        oem_inf_map=taken,
-        device_path=path.text if path else "%SystemRoot%\\inf",
-        boot_buses=buses,
+        oem_inf_map=registry.oem_map,
+        device_path=software.device_path,
+        boot_buses=registry.boot_buses,
         free_bytes=appliance.free_bytes(SYSTEM_VOLUME),
+        notes=tuple(states.notes(facts)),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Software:
+    """What inspection takes from SOFTWARE: CurrentVersion, the DevicePath, which restarts are pending."""
+
+    version: Mapping[str, object]
+    device_path: str
+    pending: Mapping[str, bool]
+
+
+def _software(appliance: Appliance, path: str) -> _Software:
+    with appliance.hive(path) as hive:
+        devices = hive.value(("Microsoft", "Windows", "CurrentVersion"), "DevicePath")
+        return _Software(
+            version=dict(hive.values(_CURRENT_VERSION)),
+            device_path=devices.text if devices else "%SystemRoot%\\inf",
+            pending={name: hive.exists(key) for name, key in states.PENDING.items()},
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _System:
+    """What inspection takes from SYSTEM."""
+
+    control_sets: tuple[str, ...]
+    product_type: str
+    database: bool
+    oem_map: bytes
+    boot_buses: frozenset[Bus]
+    facts: states.Facts
+
+
+def _system(appliance: Appliance, path: str) -> _System:
+    with appliance.hive(path) as hive:
+        sets = _control_sets(hive)
+        control = (sets[0], "Control")
+        product = hive.value((*control, "ProductOptions"), "ProductType")
+        oem_map = hive.value(("DriverDatabase",), "OemInfMap")
+        renames = hive.value((*control, "Session Manager"), "PendingFileRenameOperations")
+        return _System(
+            control_sets=sets,
+            product_type=product.text if product else "",
+            database=hive.exists(("DriverDatabase",)),
+            oem_map=oem_map.data if oem_map else b"",
+            boot_buses=_boot_buses(hive, sets[0]),
+            facts=states.Facts(
+                portable=_is_set(hive, control, "PortableOperatingSystem"),
+                setup=_is_set(hive, ("Setup",), "SystemSetupInProgress"),
+                renames=bool(renames and renames.texts),
+            ),
+        )
+
+
+def _is_set(hive: OpenHive, key: tuple[str, ...], name: str) -> bool:
+    value = hive.value(key, name)
+    return bool(value and value.number)
+
+
+def _boot_store(appliance: Appliance, disk: finding.Disk, system: Partition, release: Release) -> BootStore:
+    volume, path = finding.boot_store(appliance, disk, system, has_bcd=release.has_bcd)
+    if not release.has_bcd:
+        return BootStore(volume.device, path, ())
+    with appliance.hive((SYSTEM_VOLUME if volume == system else BOOT_VOLUME) + path) as hive:
+        store = read_store(hive)
+    return BootStore(volume.device, path, bcd.loaders(store), bcd.other_loaders(store), frozenset(store))
 
 
 def hive_path(appliance: Appliance, guest: Guest, hive: Hive) -> str:
@@ -112,65 +170,6 @@ def _bcd_object(hive: OpenHive, guid: str) -> bcd.BcdObject:
         if (value := hive.value(("Objects", guid, "Elements", name), "Element")) is not None
     }
     return bcd.BcdObject(kind.number if kind else 0, elements)
-
-
-def _refuse_encrypted(appliance: Appliance, partitions: tuple[Partition, ...]) -> None:
-    for one in partitions:
-        if appliance.starts_with(one.device, 3, 8) in _BITLOCKER and one.filesystem != "vfat":
-            raise InputRefused(
-                "the disk is encrypted with BitLocker",
-                why=f"{one.device} starts as a BitLocker volume does",
-                fix="inside the guest run `manage-bde -off C:` and wait until it is fully decrypted",
-            )
-
-
-def _system_volume(appliance: Appliance, partitions: tuple[Partition, ...]) -> tuple[Partition, str]:
-    """The NTFS volume that holds Windows, and the name of its system root there."""
-    found = [(one, root) for one in partitions if one.filesystem == "ntfs" for root in _roots(appliance, one)]
-    if len(found) == 1:
-        return found[0]
-    seen = ", ".join(f"{one.device} {one.filesystem or 'unknown'} {one.size >> 20} MiB" for one in partitions) or "none"
-    if not found:
-        raise InputRefused("no Windows installation found", why=f"partitions seen: {seen}")
-    listed = ", ".join(f"{one.device} \\{root}" for one, root in found)
-    raise InputRefused("more than one Windows installation found", why=listed, fix="give an image with one of them")
-
-
-def _roots(appliance: Appliance, partition: Partition) -> Iterator[str]:
-    appliance.mount(partition, SYSTEM_VOLUME)
-    try:
-        names = [name for name in appliance.list(SYSTEM_VOLUME) if name.lower() in map(str.lower, _ROOTS)]
-        if len({name.lower() for name in names}) < len(names):
-            raise InputRefused(f"{partition.device} has folders that differ only in case", why=", ".join(sorted(names)))
-        for name in names:
-            if appliance.find(f"{SYSTEM_VOLUME}/{name}/System32/config/SYSTEM"):
-                yield name
-    finally:
-        appliance.unmount(SYSTEM_VOLUME)
-
-
-def _boot_store(
-    appliance: Appliance, partitions: tuple[Partition, ...], system: Partition
-) -> tuple[BootStore, Firmware]:
-    """The BCD store: on the ESP of a GPT disk, else \\Boot\\BCD of another volume, else of the system volume."""
-    kind = "vfat" if appliance.partition_table() == "gpt" else "ntfs"
-    path, firmware = _STORES[kind]
-    for one in (*(p for p in partitions if p.filesystem == kind and p != system), system):
-        at = SYSTEM_VOLUME if one == system else BOOT_VOLUME
-        if one != system:
-            appliance.require_clean(one)
-            appliance.mount(one, at)
-        found = appliance.find(at + path) if one.filesystem == kind else None
-        if found:
-            with appliance.hive(found) as hive:
-                return BootStore(one.device, found.removeprefix(at), bcd.loaders(read_store(hive))), firmware
-        if one != system:
-            appliance.unmount(at)
-    raise InputRefused(
-        "no boot store found",
-        why=f"no partition holds {path.replace('/', chr(92))}",
-        fix="give the disk Windows boots from; on a data disk there is nothing to do",
-    )
 
 
 def _control_sets(hive: OpenHive) -> tuple[str, ...]:
@@ -240,8 +239,9 @@ def _architecture(appliance: Appliance, root: str) -> Arch:
     return _MACHINES[machine]
 
 
-def _hives(appliance: Appliance, config: str) -> Iterator[Hive]:
-    yield Hive.BCD
+def _hives(appliance: Appliance, config: str, release: Release) -> Iterator[Hive]:
+    if release.has_bcd:
+        yield Hive.BCD
     yield from (one for one in (Hive.SYSTEM, Hive.SOFTWARE, Hive.DRIVERS) if appliance.find(f"{config}/{one}"))
 
 
@@ -258,3 +258,8 @@ def _text(values: Mapping[str, object], name: str) -> str:
     value = values.get(name)
     text = getattr(value, "text", "")
     return "".join(letter for letter in text[:120] if letter.isprintable())
+
+
+def _build(text: str) -> int:
+    """CurrentBuildNumber; 0, which is no release, where it is no number."""
+    return int(text) if re.fullmatch(r"[0-9]{1,6}", text) else 0

@@ -21,6 +21,7 @@ class Inputs:
     """What decides the result: two builds with equal inputs make the same image. Digests are SHA-256, lower-case hex.
 
     source   of the image; `drivers` of the driver disc
+    driver_folders  of the drivers that were added to it, "" for none
     spec     BuildSpec.digest
     tool     the version of winfoundry
     """
@@ -29,6 +30,7 @@ class Inputs:
     source: str
     drivers: str
     spec: str
+    driver_folders: str = ""
     tool: str = builder.__version__
 
 
@@ -120,6 +122,7 @@ def packer_manifest(build: Build, files: tuple[Artifact, ...], *, at: datetime, 
 
 def provenance(build: Build, image: Artifact, tools: Mapping[str, str], *, at: datetime, run: str) -> dict[str, object]:
     """provenance.json: an in-toto statement (v1) with a SLSA provenance (v1) about the image. It is not signed."""
+    added = build.inputs.driver_folders
     return {
         "_type": "https://in-toto.io/Statement/v1",
         "subject": [{"name": image.name, "digest": {"sha256": image.sha256}}],
@@ -132,6 +135,7 @@ def provenance(build: Build, image: Artifact, tools: Mapping[str, str], *, at: d
                 "resolvedDependencies": [
                     {"name": build.spec.source.name, "digest": {"sha256": build.inputs.source}},
                     {"name": build.spec.virtio_win.name, "digest": {"sha256": build.inputs.drivers}},
+                    *([{"name": "driver_folders", "digest": {"sha256": added}}] if added else []),
                 ],
             },
             "runDetails": {

@@ -7,31 +7,25 @@ Media ──select─▶ DriverPackage… ┘                                   
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
+from builder.edits import Change as Change
+from builder.edits import DeleteKey as DeleteKey
+from builder.edits import Edit as Edit
+from builder.edits import Hive as Hive
+from builder.edits import Key as Key
+from builder.edits import KeyValues as KeyValues
+from builder.edits import MediaFile as MediaFile
+from builder.edits import PutFile as PutFile
+from builder.edits import SetValue as SetValue
+from builder.edits import WriteFile as WriteFile
+from builder.edits import digest
 from builder.windows.paths import GuestPath, MediaPath
-from builder.windows.registry import RegValue
 from builder.windows.releases import Arch, Release
-
-Key = tuple[str, ...]
-"""A registry key below the root of its hive: ("ControlSet001", "Services", "viostor")."""
-
-KeyValues = tuple[tuple[Key, str, RegValue], ...]
-"""Values below some key: where, name, value."""
-
-
-class Hive(StrEnum):
-    """The hives we edit; DRIVERS (Windows 8 and later) may be absent."""
-
-    SYSTEM = "SYSTEM"
-    SOFTWARE = "SOFTWARE"
-    DRIVERS = "DRIVERS"
-    BCD = "BCD"
 
 
 class Firmware(StrEnum):
@@ -73,11 +67,18 @@ class Loader:
 
 @dataclass(frozen=True, slots=True)
 class BootStore:
-    """The BCD store that starts this Windows: its partition, its path there with the case found, its OS loaders."""
+    """What starts this Windows: a BCD store, or boot.ini before Vista; its partition, its path with the case found.
+
+    loaders  the objects that start Windows itself
+    others   loaders of the same type that start something else: Recovery, Setup, a vendor's tools
+    objects  the identifiers of all objects
+    """
 
     device: str
     path: str  # "/Boot/BCD"
     loaders: tuple[Loader, ...]
+    others: tuple[Loader, ...] = ()
+    objects: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +94,7 @@ class Guest:
     oem_inf_map   SYSTEM DriverDatabase OemInfMap: a bit for each oemN.inf that is taken
     device_path   SOFTWARE …\\CurrentVersion DevicePath as it stands ("%SystemRoot%\\inf")
     free_bytes    free space on the system volume
+    notes         states people want to know of: a pending restart, unfinished servicing
     """
 
     release: Release
@@ -113,18 +115,13 @@ class Guest:
     oem_inf_map: bytes
     boot_buses: frozenset[Bus]
     free_bytes: int
+    notes: tuple[str, ...] = ()
 
 
 # ---------------------------------------------------------------- the driver disc
 
-
-@dataclass(frozen=True, slots=True)
-class MediaFile:
-    """A file on the driver disc, known at plan time."""
-
-    path: MediaPath
-    size: int  # bytes
-    sha256: str  # lower-case hex
+ADDED = "driver_folders"
+"""The folder of a Media below which lie the driver folders that the user added to the disc."""
 
 
 class Media(Protocol):
@@ -232,6 +229,7 @@ class DriverPackage:
     arch: Arch
     signature: Signature
     chosen_because: str  # "INF is decorated NTamd64.6.3, folder viostor/w8.1/amd64"
+    includes: tuple[str, ...] = ()  # INFs of Windows that its own leans on, which are not followed: "machine.inf"
 
     @property
     def label(self) -> str:
@@ -253,46 +251,6 @@ class Selection:
 
 
 # ---------------------------------------------------------------- what is to be done
-
-
-@dataclass(frozen=True, slots=True)
-class SetValue:
-    """The value `name` of `key` shall be `value`; "" names the default value. Keys are created as needed."""
-
-    hive: Hive
-    key: Key
-    name: str
-    value: RegValue
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class DeleteKey:
-    """The key and all below it shall not exist."""
-
-    hive: Hive
-    key: Key
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class PutFile:
-    """The file shall be there with exactly these bytes."""
-
-    target: GuestPath
-    source: MediaFile
-    reason: str
-
-
-Edit = SetValue | DeleteKey | PutFile
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """An edit the image still needs. `before` is what is there now, as text; "" for nothing."""
-
-    edit: Edit
-    before: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,18 +276,7 @@ class Plan:
     @property
     def digest(self) -> str:
         """SHA-256 over the edits in canonical JSON."""
-        return hashlib.sha256(json.dumps([_plain(edit) for edit in self.edits], sort_keys=True).encode()).hexdigest()
-
-
-def _plain(edit: Edit) -> dict[str, object]:
-    match edit:
-        case SetValue():
-            value: object = {"type": edit.value.type, "data": edit.value.data.hex()}
-            return {"set": edit.hive, "key": edit.key, "name": edit.name, "value": value}
-        case DeleteKey():
-            return {"delete": edit.hive, "key": edit.key}
-        case PutFile():
-            return {"file": str(edit.target), "sha256": edit.source.sha256}
+        return digest(self.edits)
 
 
 # ---------------------------------------------------------------- what was done and seen

@@ -17,25 +17,39 @@ import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, Protocol
 
 from builder import apply as applying
 from builder import boot as booting
-from builder import doctor, inspection, publish, render, show, source
+from builder import doctor, inspection, publish, render, review, show, source
 from builder import plan as planning
 from builder import verify as verifying
 from builder.config import BuildSpec, seconds
 from builder.doctor import Purpose
-from builder.errors import BootFailed, ChecksFailed, ConfigError
+from builder.domain_spec import DomainSpec, Trial
+from builder.errors import BootFailed, ChecksFailed, ConfigError, InputRefused
 from builder.host import appliance, disk_image, files
 from builder.host.appliance import Appliance
 from builder.host.media import open_media
 from builder.manifest import Build
-from builder.model import Applied, BootReport, Bus, Change, CheckReport, Domain, Guest, Media, Plan, Provides, Source
-from builder.render import DomainSpec
-from builder.windows import drivers
+from builder.model import (
+    Applied,
+    BootReport,
+    Bus,
+    Change,
+    CheckReport,
+    Domain,
+    Guest,
+    Hive,
+    Media,
+    Plan,
+    Provides,
+    Source,
+)
+from builder.windows import bcd, drivers, firstboot
 
 _BUSES = {"virtio": Bus.VIRTIO, "virtio-scsi": Bus.SCSI}
 
@@ -56,11 +70,11 @@ def build(spec: BuildSpec, ui: Ui, *, keep_workspace: bool = False) -> Path:
         ui.say(f"Building from {opened.path}")
         ui.message(f"SHA-256 {opened.sha256}")
         _require_disc(disc, spec.virtio_win_checksum)
-        with open_media(disc) as media:
+        with open_media(disc, spec.driver_folders) as media:
             inputs = publish.inputs(spec, opened, media)
             if not spec.force and publish.published_already(spec.output_directory, inputs):
                 ui.say(f"{spec.output_directory} was published from the same inputs: nothing to do")
-                return spec.output_directory
+                return spec.output_directory.absolute()
             publish.require_place(spec.output_directory, force=spec.force)
             applied = _inject(spec, opened, media, ui)
         workspace = opened.overlay.parent
@@ -95,35 +109,57 @@ def _inject(spec: BuildSpec, opened: Source, media: Media, ui: Ui) -> Applied:
         ui.message(show.drivers_text(plan))
         changes = applying.outstanding(plan.edits, guest, running)
         ui.say(f"Applying {len(changes)} changes..." if changes else "Nothing to change: the image is virtio-ready")
+        ui.message(f"plan {plan.digest[:16]}: {review.summary(changes)}")
         applying.apply(changes, guest, media, running)
     return Applied(opened.overlay, plan, changes)
 
 
 def _planned(running: Appliance, media: Media, spec: BuildSpec, ui: Ui) -> tuple[Guest, Plan]:
-    guest = inspection.inspect(running)
+    guest = inspection.inspect(running, spec.root)
     ui.message(f"{guest.product or guest.release.title}, build {guest.build}, {guest.arch}, {guest.firmware}")
     ui.say(f"Choosing drivers from {media.label}...")
     selection = drivers.select(media, guest.release, guest.arch, guest.build, spec.drivers)
-    return guest, planning.plan(guest, selection, spec)
+    return guest, planning.plan(guest, selection, spec, _firstboot(media, guest, spec))
+
+
+def _script(path: Path) -> tuple[str, bytes]:
+    try:
+        return firstboot.script(path.name, path.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"firstboot: {path} cannot be read", why=error.strerror or str(error)) from error
+
+
+def _firstboot(media: Media, guest: Guest, spec: BuildSpec) -> firstboot.Job:
+    return firstboot.Job(
+        agent=firstboot.agent_on(media, guest.arch) if spec.guest_agent == "auto" and guest.release.has_bcd else None,
+        scripts=tuple(_script(path) for path in spec.firstboot),
+        time_zone=spec.time_zone,
+        winrm=spec.winrm,
+        sysprep=spec.sysprep,
+        hostname=spec.hostname,
+    )
 
 
 def _render(spec: BuildSpec, applied: Applied, ui: Ui) -> tuple[Domain, DomainSpec]:
     ui.say("Rendering the libvirt domain...")
-    domain_spec = DomainSpec(
-        name=spec.vm_name,
-        image=spec.output_directory.absolute() / publish.IMAGE,
-        cpus=spec.cpus,
-        memory=spec.memory,
-        disk_interface=_BUSES[spec.disk_interface],
-        trial=booting.prepare(applied.image, applied.image.parent, uri=spec.libvirt_uri, wanted=spec.accelerator),
-        machine=spec.machine_type,
-        network=spec.network,
-        secure_boot=spec.secure_boot,
-    )
+    trial = booting.prepare(applied.image, applied.image.parent, uri=spec.libvirt_uri, wanted=spec.accelerator)
+    domain_spec = _domain_spec(spec, spec.output_directory.absolute() / publish.IMAGE, trial)
     domain = render.render(applied.plan.guest, applied.plan.provides, domain_spec)
     render.check(domain.booted)
     render.check(domain.template)
     return domain, domain_spec
+
+
+def _domain_spec(spec: BuildSpec, image: Path, trial: Trial) -> DomainSpec:
+    same = {one.name for one in fields(DomainSpec)} & BuildSpec.model_fields.keys() - {"name", "disk_interface"}
+    return DomainSpec(
+        name=spec.vm_name,
+        image=image,
+        disk_interface=_BUSES[spec.disk_interface],
+        trial=trial,
+        machine=spec.machine_type,
+        **{option: getattr(spec, option) for option in same},
+    )
 
 
 def _boot(domain: Domain, domain_spec: DomainSpec, spec: BuildSpec, evidence: Path, ui: Ui) -> BootReport:
@@ -156,15 +192,44 @@ def _verify(applied: Applied, spec: BuildSpec, evidence: Path, ui: Ui) -> CheckR
 # ---------------------------------------------------------------- the parts on their own
 
 
-def inspect(image: Path) -> Guest:
-    """The facts of an image; nothing is changed."""
+def inspect(image: Path, root: str = "") -> Guest:
+    """The facts of an image; nothing is changed. `root` chooses one of several installations ("/dev/sda2")."""
     with _reading(image) as running:
-        return inspection.inspect(running)
+        return inspection.inspect(running, root)
+
+
+def boot_store(image: Path, root: str = "") -> bcd.Store:
+    """The boot store of an image, whole; nothing is changed."""
+    with _reading(image) as running:
+        guest = inspection.inspect(running, root)
+        if not guest.release.has_bcd:
+            raise InputRefused(f"{guest.release.title} has no boot store", why=f"it is started by {guest.boot.path}")
+        with running.hive(inspection.hive_path(running, guest, Hive.BCD)) as hive:
+            return inspection.read_store(hive)
+
+
+def provides(image: Path) -> tuple[Guest, Provides]:
+    """What an image can drive today, whoever made it so; nothing is changed."""
+    with _reading(image) as running:
+        guest = inspection.inspect(running)
+        test_mode = bcd.set_flag(bcd.chosen(guest.boot.loaders).guid, "testsigning", True, "")
+        unset = applying.outstanding((test_mode,), guest, running)
+    return guest, Provides(guest.boot_buses, drivers.installed(guest), test_signing=not unset)
+
+
+def render_domain(spec: BuildSpec) -> str:
+    """The domain XML for `spec.source`, which is taken as it is: with what it can drive today."""
+    guest, provided = provides(spec.source)
+    scratch = files.scratch()  # for the names of a trial that does not take place
+    trial = booting.prepare(spec.source, scratch, uri=spec.libvirt_uri, wanted="tcg")
+    domain = render.render(guest, provided, _domain_spec(spec, spec.source.absolute(), trial))
+    render.check(domain.template)
+    return domain.template
 
 
 def plan(spec: BuildSpec, ui: Ui) -> tuple[Plan, tuple[Change, ...]]:
     """What a build would make of the image, and what of it is not there yet; nothing is changed."""
-    with open_media(spec.virtio_win.resolve()) as media, _reading(spec.source) as running:
+    with open_media(spec.virtio_win.resolve(), spec.driver_folders) as media, _reading(spec.source) as running:
         guest, made = _planned(running, media, spec, ui)
         return made, applying.outstanding(made.edits, guest, running)
 

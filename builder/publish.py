@@ -15,18 +15,20 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
-from builder import manifest
+from builder import domain_template, manifest
 from builder.config import BuildSpec
 from builder.errors import ApplyFailed, EnvironmentUnable, PublishConflict
 from builder.host import disk_image, files
 from builder.host.process import ProgramFailed, run
 from builder.manifest import Artifact, Build, Inputs
 from builder.model import Media, Source
+from builder.windows.paths import MediaPath
+from builder.windows.places import is_added
 
 IMAGE, MANIFEST, SUMS = "image.qcow2", "manifest.json", "SHA256SUMS"
 _BOOT = "boot"
@@ -37,12 +39,18 @@ _NOT_FREE = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
 
 def inputs(spec: BuildSpec, source: Source, media: Media) -> Inputs:
     """What decides the result. The digest of a folder of drivers is one over the digests of all its files."""
-    if media.origin.is_dir():
-        lines = (f"{hashlib.sha256(media.read(path)).hexdigest()}  {path}\n" for path in media.files())
-        drivers = hashlib.sha256("".join(lines).encode()).hexdigest()
-    else:
-        drivers = files.sha256(media.origin)
-    return Inputs(name=spec.name, source=source.sha256, drivers=drivers, spec=spec.digest)
+    disc = [path for path in media.files() if not is_added(path)]
+    added = [path for path in media.files() if is_added(path)]
+    drivers = _digest(media, disc) if media.origin.is_dir() else files.sha256(media.origin)
+    template = domain_template.read(spec.domain_template) if spec.domain_template else ""
+    wishes = hashlib.sha256((spec.digest + template).encode()).hexdigest() if template else spec.digest
+    more = _digest(media, added) if added else ""
+    return Inputs(name=spec.name, source=source.sha256, drivers=drivers, driver_folders=more, spec=wishes)
+
+
+def _digest(media: Media, paths: Sequence[MediaPath]) -> str:
+    lines = (f"{hashlib.sha256(media.read(path)).hexdigest()}  {path}\n" for path in paths)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def publish(

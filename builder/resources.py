@@ -17,6 +17,11 @@ def pipelines() -> Path:
     return _folder("pipelines")
 
 
+def schema(name: str) -> Path:
+    """A published JSON Schema: "inspect" for `winfoundry inspect --json`."""
+    return _HERE / "schemas" / f"{name}.json"
+
+
 def _folder(name: str) -> Path:
     packaged = _HERE / "_data" / name
     return packaged if packaged.is_dir() else _HERE.parent / name

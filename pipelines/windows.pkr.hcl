@@ -56,9 +56,13 @@ source "winfoundry" "windows" {
     viogpudo = "skip"
   }
 
+  # driver_folders = ["acme"] # drivers of anybody else, known by the names of their INFs and required
   # test_signing   = "on"     # insist on test mode; "auto" (the default) uses it when a driver needs it
   # secure_boot    = true     # UEFI with Secure Boot: only drivers signed by Microsoft load
   # disk_interface = "virtio-scsi"
+  # vtpm           = true     # a TPM 2.0; your host needs swtpm
+  # network        = "default"                            # a network of libvirt; or net_bridge = "br0"
+  # devices        = { rng = "required", vsock = "skip" } # agent, rng, balloon, panic, input, vsock, watchdog
   # compress       = true     # a smaller image, slower to make
 
   accelerator  = var.accelerator

@@ -18,6 +18,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture
+def measured(record_property):
+    """`measured("563 of 563 …")`: a number the test found, printed at the end of the run."""
+    return lambda text: record_property("measured", text)
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    reports = terminalreporter.getreports("passed")
+    found = [text for one in reports for name, text in one.user_properties if name == "measured"]
+    if found:
+        terminalreporter.section("measured")
+        terminalreporter.write_line("\n".join(found))
+
+
+@pytest.fixture
 def golden(request: pytest.FixtureRequest):
     """`golden("plan/w10.json", text)`: the text is that of the file in tests/golden, as `key` sees both."""
 

@@ -20,8 +20,9 @@ from builder.host import appliance
 from builder.host.hive import open_file
 from builder.model import DeleteKey, Firmware, Hive, PutFile, SetValue
 from builder.sample import catalogue, disc, hives, pe
-from builder.windows import drivers
+from builder.windows import drivers, hive_header
 from builder.windows.paths import MediaPath
+from builder.windows.volumes import Slot
 
 CONFIG = "/c/Windows/System32/config"
 PLACES = {Hive.BCD: "/boot/Boot/BCD", **{one: f"{CONFIG}/{one}" for one in Hive if one is not Hive.BCD}}
@@ -48,6 +49,8 @@ class Drivers:
 
 class Windows:
     """`files` holds all there is, by its path in the appliance; `work` is a folder for hives while they are edited."""
+
+    slots = (Slot(1, "07", active=True), Slot(2, "07"))
 
     def __init__(self, work: Path) -> None:
         work.mkdir(parents=True, exist_ok=True)
@@ -77,7 +80,7 @@ class Windows:
         for edit in plan.edits:
             if isinstance(edit, PutFile):
                 self.files["/".join(("/c", *edit.target.parts))] = media.read(edit.source.path)
-        self.edit(*(edit for edit in plan.edits if not isinstance(edit, PutFile)))
+        self.edit(*(edit for edit in plan.edits if isinstance(edit, SetValue | DeleteKey)))
         return plan
 
     def edit(self, *edits: SetValue | DeleteKey) -> None:
@@ -121,8 +124,8 @@ class Appliance:
     def partitions(self) -> tuple[appliance.Partition, ...]:
         return tuple(appliance.Partition(device, "ntfs", 100 << 20) for device in VOLUMES)
 
-    def partition_table(self) -> str:
-        return "msdos"
+    def slots(self) -> tuple[Slot, ...]:
+        return self._windows.slots
 
     def starts_with(self, device: str, offset: int, length: int) -> bytes:
         return b"NTFS    "[:length]
@@ -181,6 +184,12 @@ class Appliance:
     @contextmanager
     def hive(self, path: str):
         assert not self._busy, "an appliance has one hive open at a time"
+        header = self.head(path, hive_header.HEADER_BYTES)
+        hive_header.check(header, self.size(path), path.rpartition("/")[2])
+        for suffix in (".LOG1", ".LOG2"):
+            if log := self.find(path + suffix):
+                content = self.head(log, hive_header.LOG_BYTES)
+                hive_header.check_log(header, content, path.rpartition("/")[2], suffix)
         self._busy = True
         copy = self._windows.work / f"open-{Path(path).name}"
         copy.write_bytes(self.read(path))

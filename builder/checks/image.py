@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from builder import inspection
+from builder import finding, inspection
 from builder.errors import WinfoundryError
 from builder.host import appliance
 from builder.host.appliance import Appliance
@@ -67,7 +67,7 @@ class Image:
 
     def find(self, path: GuestPath) -> str | None:
         """Where the appliance has `path`, whatever its case; None when it is not there."""
-        return self.appliance.find("/".join((inspection.SYSTEM_VOLUME, *path.parts)))
+        return self.appliance.find("/".join((finding.SYSTEM_VOLUME, *path.parts)))
 
     def exists(self, hive: Hive, key: Key) -> bool:
         return self._ask(OpenHive.exists, hive, key, False)

@@ -18,11 +18,10 @@ from typing import Any
 from builder.errors import ApplyFailed, EnvironmentUnable, InputRefused
 from builder.host import files
 from builder.host.hive import ApplianceCalls, Hive
-from builder.windows import hive_header
+from builder.windows import hive_header, volumes
 
 _LARGEST_READ = 64 << 20  # bytes held in memory for one file of the guest
 _DRIVERS = {"ntfs": "ntfs-3g", "vfat": "vfat"}  # what blkid says -> what mount shall use; nothing else is mounted
-_PROBE = {14: "is hibernated, or was shut down with fast startup", 15: "was not unmounted cleanly"}  # ntfs-3g.probe(8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +98,9 @@ class Appliance:
             for device in devices
         )
 
-    def partition_table(self) -> str:
-        """ "gpt" or "msdos". Raises InputRefused when the disk has no partition table we know."""
-        try:
-            return str(self._guest.part_get_parttype("/dev/sda"))
-        except RuntimeError as error:
-            raise InputRefused("the disk has no partition table", why=str(error)) from error
+    def slots(self) -> tuple[volumes.Slot, ...]:
+        """The entries of the disk's partition table."""
+        return volumes.slots(self.starts_with("/dev/sda", 0, volumes.TABLE_BYTES))
 
     def starts_with(self, device: str, offset: int, length: int) -> bytes:
         """`length` raw bytes of a partition at `offset`."""
@@ -112,13 +108,11 @@ class Appliance:
 
     def require_clean(self, partition: Partition) -> None:
         """Raises InputRefused when an NTFS volume is hibernated or dirty: ntfs-3g would silently mount it read-only."""
-        state = self._guest.ntfs_3g_probe(True, partition.device) if partition.filesystem == "ntfs" else 0
-        if state in _PROBE:
-            raise InputRefused(
-                "the Windows volume cannot be opened for writing",
-                why=f"NTFS on {partition.device} {_PROBE[state]}",
-                fix="start the guest once, run `powercfg /h off` and `chkdsk /f`, then `shutdown /s /t 0`",
-            )
+        if partition.filesystem == "ntfs":
+            offset, length = volumes.volume_record(self.starts_with(partition.device, 0, volumes.BOOT_BYTES))
+            dirty = volumes.is_dirty(self.starts_with(partition.device, offset, length)) if length else False
+            probe = self._guest.ntfs_3g_probe(True, partition.device)
+            volumes.require_clean(partition.device, probe, dirty=dirty)
 
     def mount(self, partition: Partition, at: str) -> None:
         """Mounts at `at` ("/c" or "/boot"), for writing if the appliance was launched so."""
@@ -148,7 +142,11 @@ class Appliance:
         for length in range(3, len(steps) + 1):
             part = "/".join(steps[:length])
             if self._guest.is_symlink(part):
-                raise InputRefused(f"{part} is a link", why="links and junctions in the guest are not followed")
+                raise InputRefused(
+                    f"{_in_windows(part)} is a link",
+                    why="links and junctions in the guest are not followed",
+                    fix="inside the guest replace it by the folder or file it leads to",
+                )
         return found
 
     def is_file(self, path: str) -> bool:
@@ -207,7 +205,11 @@ class Appliance:
         Raises InputRefused when it is damaged or was not closed cleanly.
         """
         name = path.rpartition("/")[2]
-        hive_header.check(self.head(path, hive_header.HEADER_BYTES), self.size(path), name)
+        header = self.head(path, hive_header.HEADER_BYTES)
+        hive_header.check(header, self.size(path), name)
+        for suffix in (".LOG1", ".LOG2"):
+            if log := self.find(path + suffix):
+                hive_header.check_log(header, self.head(log, hive_header.LOG_BYTES), name, suffix)
         try:
             self._guest.hivex_open(path, write=write)
         except RuntimeError as error:
@@ -219,3 +221,9 @@ class Appliance:
                 hive.commit()
         finally:
             self._guest.hivex_close()
+
+
+def _in_windows(path: str) -> str:
+    """A path of the appliance as the guest's users know it."""
+    _, volume, *parts = path.split("/")
+    return "\\".join((("C:" if volume == "c" else f"({volume})"), *parts))

@@ -187,6 +187,14 @@ def test_driver(host, built_once):
     assert not host.driver("nothing").exists
 
 
+def test_a_package_without_kernel_code_needs_no_test_mode(host, built):
+    (program,) = (name for name in built.files if "FileRepository/netkvm.inf_" in name and name.endswith(".sys"))
+    del built.files[program]
+    driver = host.driver("netkvm")
+    assert driver.signature.signer == "test-signed"
+    assert not driver.needs_test_mode
+
+
 def test_drivers_are_the_third_party_packages(host, built_once):
     assert [one.name for one in host.drivers] == sorted(one.name for one in built_once[1].selection.packages)
 

@@ -262,3 +262,40 @@ def test_another_plugins_source_may_stand_beside_ours(pipeline):
 def test_flags_win_over_the_file(pipeline):
     (spec,) = pipeline(source("  memory = 512"), overrides={"memory": 1024, "force": True})
     assert (spec.memory, spec.force) == (1024, True)
+
+
+# ---------------------------------------------------------------- the virtual machine
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"disk_io": "native", "disk_cache": "writeback"}, "disk_io: native needs disk_cache none or directsync"),
+        ({"net_queues": 4, "network": ""}, "net_queues: QEMU's user network has one queue"),
+        ({"net_queues": 4, "net_device": "e1000"}, "net_queues: only net_device = virtio has several queues"),
+        ({"cpus": 6, "sockets": 4}, "threads: 6 cpus are not 4 sockets x cores x 1 threads"),
+        ({"cpus": 6, "numa_nodes": 4}, "numa_nodes: cpus = 6 cannot be split evenly over 4 nodes"),
+        ({"devices": {"toaster": "skip"}}, "devices: there is no device 'toaster', known are agent, rng"),
+        ({"devices": {"rng": "yes"}}, "devices.rng: must be 'required', 'optional' or 'skip', got 'yes'"),
+        ({"virtiofs": {"docs": "docs"}}, "virtiofs: docs must be an absolute path"),
+        ({"cpu_model": "a'/><b"}, "cpu_model: must be a model as libvirt names it"),
+        ({"net_bridge": "br 0"}, "net_bridge: must be 1 to 64"),
+        ({"vtpm": "yes"}, "vtpm: must be true or false"),
+        ({"disk_queues": 1000}, "disk_queues: must be less than or equal to 256, got 1000"),
+        ({"video": "cirrus"}, "video: must be 'vga', 'virtio' or 'qxl', got 'cirrus'"),
+    ],
+)
+def test_mistakes_about_the_virtual_machine_name_the_option(options, sentence):
+    with pytest.raises(ConfigError) as caught:
+        config.from_options({**GIVEN, **options})
+    assert sentence in str(caught.value)
+
+
+def test_validate_shows_the_line_of_a_virtual_machines_option(pipeline):
+    with pytest.raises(ConfigError) as caught:
+        pipeline(source('  disk_cache = "writeback"\n  disk_io = "native"\n  devices = { toaster = "skip" }'))
+    assert problems(caught) == [
+        "p.pkr.hcl:6: disk_io: native needs disk_cache none or directsync",
+        "p.pkr.hcl:7: devices: there is no device 'toaster', "
+        "known are agent, rng, balloon, panic, input, vsock, watchdog",
+    ]
