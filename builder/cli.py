@@ -118,6 +118,7 @@ def _variables(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--run-checks/--no-checks", default=None, help="Check the result before publishing.")
 @click.option("--boot-timeout", metavar="10m")
 @click.option("--test-signing", type=click.Choice(["auto", "on", "off"]))
+@click.option("--root", metavar="/dev/sda2", help="Which of several Windows installations.")
 @click.option("--secure-boot", is_flag=True, default=None)
 @click.option("--disk-interface", type=click.Choice(["virtio", "virtio-scsi"]))
 @click.option("--accelerator", type=click.Choice(["auto", "kvm", "tcg"]))
