@@ -64,7 +64,7 @@ validate: setup ## check the pipeline files
 	@$(WINFOUNDRY) validate pipelines/*.pkr.hcl
 
 test: setup libvirt ## run all tests, with the real tools
-	@$(PYTHON) -m pytest -n 2 --dist loadgroup $(PYTEST)
+	@$(PYTHON) -m pytest -n 2 --dist loadfile $(PYTEST)
 
 lint: setup ## ruff and mypy --strict
 	@$(VENV)/bin/ruff check .

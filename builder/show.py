@@ -161,8 +161,10 @@ def drivers_text(plan: Plan) -> str:
         (one.name, f"{one.version_text:18}{one.signature.signer:14}{one.chosen_because}")
         for one in plan.selection.packages
     )
-    left = ((name, f"left out: {why}") for name, why in plan.selection.left_out)
-    return "\n".join((_table((*chosen, *left)), *plan.notes))
+    left: dict[str, list[str]] = {}
+    for name, why in plan.selection.left_out:
+        left.setdefault(why.replace(f" {name} ", " "), []).append(name)
+    return "\n".join((_table(chosen), *(f"left out: {', '.join(of)}: {why}" for why, of in left.items()), *plan.notes))
 
 
 def boot_text(report: BootReport) -> str:

@@ -46,20 +46,6 @@ def golden(request: pytest.FixtureRequest):
     return compare
 
 
-SHARED = {"sample": "sample", "built_sample": "sample", "windows81": "windows81", "built81": "windows81"}
-"""Fixtures that take minutes -> the group of tests that share one; pytest-xdist keeps a group on one worker."""
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests of one file stay together, as do those of all files that share an expensive fixture."""
-    if not config.pluginmanager.hasplugin("xdist"):
-        return
-    for item in items:
-        groups = [SHARED[name] for name in getattr(item, "fixturenames", ()) if name in SHARED]
-        item.add_marker(pytest.mark.xdist_group(min(groups, default=item.path.name)))
-
-
 @pytest.fixture(scope="session")
 def testdata() -> Path:
     """Real hives, BCD stores, a virtio-win tree: `WINFOUNDRY_TESTDATA`, or ../shared/data beside the checkout."""
